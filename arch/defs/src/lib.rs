@@ -1,0 +1,2 @@
+//! Pure layouts and rules.
+#![no_std]

@@ -1,0 +1,2 @@
+//! x86-64 mechanism.
+#![no_std]
