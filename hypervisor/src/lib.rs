@@ -1,2 +1,4 @@
 //! Policy.
 #![no_std]
+
+pub mod exit;

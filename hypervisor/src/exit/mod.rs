@@ -1,0 +1,3 @@
+//! VM exits: one file per kind.
+
+pub mod cpuid;
