@@ -7,6 +7,7 @@
 
 mod elf_file;
 mod error;
+mod info_area;
 mod linux;
 mod multiboot1;
 mod place;

@@ -42,6 +42,21 @@ pub const IOAPIC: u64 = 0xFEC0_0000;
 /// The local APIC, as it comes out of reset (SDM vol. 3, 11.4.1).
 pub const LAPIC: u64 = 0xFEE0_0000;
 
+/// First I/O port of COM1, a 16550A with eight registers.
+pub const COM1_PORT: u16 = 0x3F8;
+/// Global system interrupt of COM1: IOAPIC pin 4, edge-triggered, active high.
+pub const COM1_GSI: u32 = 4;
+/// The reset control port (FADT RESET_REG).
+pub const RESET_PORT: u16 = 0xCF9;
+/// The value that restarts the VM when written to [`RESET_PORT`].
+pub const RESET_VALUE: u8 = 0x06;
+/// ACPI SLEEP_CONTROL port (ACPI 6.5 section 4.8.3.7).
+pub const SLEEP_CONTROL_PORT: u16 = 0xB004;
+/// ACPI SLEEP_STATUS port.
+pub const SLEEP_STATUS_PORT: u16 = 0xB005;
+/// SLP_TYP of the soft-off state.
+pub const SLEEP_TYPE_S5: u8 = 5;
+
 /// Linux: the GDT in force at entry.
 pub const LINUX_GDT: u64 = 0x1000;
 /// Linux: `struct boot_params`, the zero page.

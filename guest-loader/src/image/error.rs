@@ -28,6 +28,13 @@ pub enum LoadError {
         /// What is expected, or what to change.
         want: &'static str,
     },
+    /// A flags field asks for a feature that is not there.
+    UnknownFlag {
+        /// The field.
+        field: &'static str,
+        /// Number of the bit.
+        bit: u32,
+    },
     /// A part does not fit in the RAM of the VM.
     NoRoom {
         /// The part.
@@ -83,6 +90,10 @@ impl fmt::Display for LoadError {
                 "{field}: the image ends at byte {have}, {need} are needed; copy it again"
             ),
             Self::BadField { field, value, want } => write!(f, "{field} is {value:#x}: {want}"),
+            Self::UnknownFlag { field, bit } => write!(
+                f,
+                "{field}: bit {bit} demands a feature that is not offered; build the kernel without it"
+            ),
             Self::NoRoom { what, start, size } => write!(
                 f,
                 "{what}: {size} bytes from {start:#x} do not fit in the RAM of the VM; give it more memory"
