@@ -1,7 +1,11 @@
-//! Pure layouts and rules.
+//! Pure layouts and rules of x86-64 hardware, apart from the code that touches it: no unsafe, all
+//! of it tested on the host.
 #![no_std]
+#![forbid(unsafe_code)]
 
 #[cfg(test)]
 extern crate std;
 
+pub mod acpi;
 pub mod apic;
+pub mod vmx;

@@ -1,0 +1,162 @@
+//! The one heap: a buddy allocator over all free RAM, which is identity-mapped. It serves Rust's
+//! `alloc`, page-table frames and guest memory alike.
+//!
+//! Locks: the heap's own spin lock, a leaf. Nobody allocates on the exit path.
+
+#![expect(unsafe_code, reason = "implements the global allocator and hands out raw frames")]
+
+extern crate alloc;
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+/// Bytes in a frame.
+pub const FRAME: u64 = 4096;
+
+#[cfg(target_os = "none")]
+mod global {
+    use buddy_system_allocator::Heap;
+    use core::alloc::{GlobalAlloc, Layout};
+    use core::ptr::NonNull;
+    use spin::Mutex;
+
+    /// Orders up to 2^40 bytes.
+    pub static HEAP: Mutex<Heap<41>> = Mutex::new(Heap::empty());
+
+    struct Global;
+
+    // SAFETY: the buddy heap hands out disjoint blocks of the requested layout; the lock makes it
+    // usable from all cores. Root mode runs with IF=0 and the NMI handler does not allocate, so
+    // no core can wait for itself.
+    unsafe impl GlobalAlloc for Global {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            HEAP.lock().alloc(layout).map_or(core::ptr::null_mut(), NonNull::as_ptr)
+        }
+
+        unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+            if let Some(block) = NonNull::new(ptr) {
+                // SAFETY: the caller returns a block that `alloc` gave it.
+                unsafe { HEAP.lock().dealloc(block, layout) };
+            }
+        }
+    }
+
+    #[global_allocator]
+    static GLOBAL: Global = Global;
+}
+
+/// Gives a range of free, mapped RAM to the heap.
+///
+/// # Safety
+/// Nobody else uses the range from now on, and it is mapped writable at its physical address.
+#[cfg(target_os = "none")]
+pub unsafe fn add(range: core::ops::Range<u64>) {
+    let start = range.start.next_multiple_of(FRAME);
+    let end = range.end & !(FRAME - 1);
+    if start < end {
+        // SAFETY: as the caller promises.
+        unsafe { global::HEAP.lock().add_to_heap(start as usize, end as usize) };
+    }
+}
+
+/// Bytes of RAM in the heap and bytes handed out.
+#[cfg(target_os = "none")]
+pub fn usage() -> (usize, usize) {
+    let heap = global::HEAP.lock();
+    (heap.stats_total_bytes(), heap.stats_alloc_actual())
+}
+
+/// A block of zeroed physical memory, kept for good.
+#[derive(Debug)]
+pub struct Block {
+    start: NonNull<u8>,
+    len: u64,
+}
+
+// SAFETY: a block is plain memory with one owner.
+unsafe impl Send for Block {}
+// SAFETY: shared access to a block goes through volatile or atomic-sized accesses only.
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// Physical address (memory is identity-mapped).
+    pub fn address(&self) -> u64 {
+        self.start.as_ptr() as u64
+    }
+
+    /// Length in bytes.
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// True for an empty block (there is none).
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn at(&self, offset: u64, size: u64) -> *mut u8 {
+        assert!(offset.checked_add(size).is_some_and(|end| end <= self.len), "block bounds");
+        // SAFETY: the offset was checked against the block's length.
+        unsafe { self.start.as_ptr().add(offset as usize) }
+    }
+
+    /// Reads eight aligned bytes at a byte offset.
+    ///
+    /// # Panics
+    /// On an offset outside the block: a bug of ours.
+    pub fn read_u64(&self, offset: u64) -> u64 {
+        // SAFETY: `at` checked the bounds; callers keep the alignment.
+        unsafe { self.at(offset, 8).cast::<u64>().read_volatile() }
+    }
+
+    /// Writes eight aligned bytes at a byte offset.
+    ///
+    /// # Panics
+    /// On an offset outside the block: a bug of ours.
+    pub fn write_u64(&self, offset: u64, value: u64) {
+        // SAFETY: `at` checked the bounds; callers keep the alignment.
+        unsafe { self.at(offset, 8).cast::<u64>().write_volatile(value) }
+    }
+
+    /// Writes four aligned bytes at a byte offset.
+    ///
+    /// # Panics
+    /// On an offset outside the block: a bug of ours.
+    pub fn write_u32(&self, offset: u64, value: u32) {
+        // SAFETY: `at` checked the bounds; callers keep the alignment.
+        unsafe { self.at(offset, 4).cast::<u32>().write_volatile(value) }
+    }
+
+    /// Writes bytes at a byte offset.
+    ///
+    /// # Panics
+    /// On an offset outside the block: a bug of ours.
+    pub fn write_bytes(&self, offset: u64, bytes: &[u8]) {
+        let to = self.at(offset, bytes.len() as u64);
+        // SAFETY: `at` checked the bounds; the slice is not inside the block, since nobody holds
+        // Rust references into blocks.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+    }
+
+    /// Fills the block with a byte.
+    pub fn fill(&self, byte: u8) {
+        // SAFETY: the whole block belongs to us.
+        unsafe { core::ptr::write_bytes(self.start.as_ptr(), byte, self.len as usize) }
+    }
+}
+
+/// Allocates zeroed memory of a power-of-two size, aligned to its size. `None` if there is none.
+pub fn block(size: u64) -> Option<Block> {
+    let layout = Layout::from_size_align(size as usize, size as usize).ok()?;
+    if size == 0 {
+        return None;
+    }
+    // SAFETY: the layout has a size above zero.
+    let start = NonNull::new(unsafe { alloc::alloc::alloc_zeroed(layout) })?;
+    Some(Block { start, len: size })
+}
+
+/// Allocates one zeroed frame.
+pub fn frame() -> Option<Block> {
+    block(FRAME)
+}

@@ -1,0 +1,124 @@
+//! The machine's I/O APICs. 82093AA datasheet, section 3. The `x2apic` crate has the register
+//! layout; this file owns the pins.
+//!
+//! Locks: [`PINS`], a leaf.
+
+#![expect(unsafe_code, reason = "maps and writes device registers")]
+
+use crate::apic::PhysicalApicId;
+use crate::paging;
+use alloc::vec::Vec;
+use arch_defs::acpi::{IoApic as Description, SourceOverride};
+use spin::Mutex;
+use x2apic::ioapic::{IoApic, IrqFlags, IrqMode, RedirectionTableEntry};
+
+struct Chip {
+    registers: IoApic,
+    gsi_base: u32,
+    pins: u32,
+}
+
+// SAFETY: the registers are reached under the lock only.
+unsafe impl Send for Chip {}
+
+static PINS: Mutex<Vec<Chip>> = Mutex::new(Vec::new());
+
+/// How a pin signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    /// Level rather than edge.
+    pub level: bool,
+    /// Active low rather than high.
+    pub active_low: bool,
+}
+
+/// Where a pin delivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PinRoute {
+    /// Vector, 16 to 255.
+    pub vector: u8,
+    /// Core, physical destination. Without interrupt remapping an I/O APIC reaches ids below 255.
+    pub target: PhysicalApicId,
+    /// Trigger mode.
+    pub trigger: Trigger,
+}
+
+/// The pin cannot be used as asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PinError {
+    /// No I/O APIC has this global system interrupt.
+    NoSuchPin,
+    /// The target's APIC id does not fit in 8 bits.
+    TargetTooLarge,
+}
+
+/// Takes over the I/O APICs and masks every pin.
+pub fn init(chips: &[Description]) {
+    let mut owned = PINS.lock();
+    for chip in chips {
+        let address = u64::from(chip.address);
+        paging::map_mmio(address..address + 0x1000);
+        // SAFETY: the MADT says that these are an I/O APIC's registers; they are mapped uncached.
+        let mut registers = unsafe { IoApic::new(address) };
+        // SAFETY: as above.
+        let last = unsafe { registers.max_table_entry() };
+        for pin in 0..=last {
+            // SAFETY: as above; a masked pin delivers nothing.
+            unsafe { registers.disable_irq(pin) };
+        }
+        owned.push(Chip { registers, gsi_base: chip.gsi_base, pins: u32::from(last) + 1 });
+    }
+}
+
+fn with_pin(gsi: u32, act: impl FnOnce(&mut IoApic, u8)) -> Result<(), PinError> {
+    let mut chips = PINS.lock();
+    let chip = chips
+        .iter_mut()
+        .find(|c| gsi.checked_sub(c.gsi_base).is_some_and(|pin| pin < c.pins))
+        .ok_or(PinError::NoSuchPin)?;
+    let pin = gsi - chip.gsi_base;
+    act(&mut chip.registers, pin as u8);
+    Ok(())
+}
+
+/// Routes a pin and unmasks it.
+///
+/// # Errors
+/// [`PinError`].
+pub fn route(gsi: u32, route: PinRoute) -> Result<(), PinError> {
+    let target = u8::try_from(route.target.0).map_err(|_| PinError::TargetTooLarge)?;
+    with_pin(gsi, |registers, pin| {
+        let mut entry = RedirectionTableEntry::default();
+        entry.set_vector(route.vector);
+        entry.set_mode(IrqMode::Fixed);
+        entry.set_dest(target);
+        let mut flags = IrqFlags::empty();
+        flags.set(IrqFlags::LEVEL_TRIGGERED, route.trigger.level);
+        flags.set(IrqFlags::LOW_ACTIVE, route.trigger.active_low);
+        entry.set_flags(flags);
+        // SAFETY: the pin exists; the entry goes in masked as a whole by the crate's two writes
+        // only if it was masked before, which `mask` or `init` saw to.
+        unsafe { registers.set_table_entry(pin, entry) };
+    })
+}
+
+/// Masks a pin.
+///
+/// # Errors
+/// [`PinError::NoSuchPin`].
+pub fn mask(gsi: u32) -> Result<(), PinError> {
+    // SAFETY: the pin exists; a masked pin delivers nothing.
+    with_pin(gsi, |registers, pin| unsafe { registers.disable_irq(pin) })
+}
+
+/// The global system interrupt and trigger of an ISA interrupt (ACPI section 5.2.12.5: identity
+/// and edge, active high, unless overridden).
+pub fn isa_gsi(isa: u8, overrides: &[SourceOverride]) -> (u32, Trigger) {
+    match overrides.iter().find(|o| o.isa == isa) {
+        Some(o) => (
+            o.gsi,
+            Trigger { level: o.flags >> 2 & 3 == 3, active_low: o.flags & 3 == 3 },
+        ),
+        None => (u32::from(isa), Trigger { level: false, active_low: false }),
+    }
+}

@@ -1,0 +1,159 @@
+//! What this core's VMX offers, and turning it on. SDM volume 3, section 24.6 to 24.8, appendix A.
+
+#![expect(unsafe_code, reason = "turns VMX on and writes MSRs")]
+
+use super::insn;
+use crate::cpu;
+use crate::heap;
+use crate::virt::Unusable;
+use arch_defs::vmx::{ControlKind, control, fit_controls};
+
+const FEATURE_CONTROL: u32 = 0x3A;
+const FEATURE_CONTROL_LOCK: u64 = 1 << 0;
+const FEATURE_CONTROL_VMX: u64 = 1 << 2;
+const VMX_BASIC: u32 = 0x480;
+const VMX_CR0_FIXED0: u32 = 0x486;
+const VMX_CR4_FIXED0: u32 = 0x488;
+const VMX_EPT_VPID_CAP: u32 = 0x48C;
+const CR4_VMXE: u64 = 1 << 13;
+
+/// The control words that every direct-mode VMCS starts from.
+#[derive(Clone, Copy, Debug)]
+pub struct Controls {
+    pub pin: u32,
+    pub proc: u32,
+    pub proc2: u32,
+    pub exit: u32,
+    pub entry: u32,
+}
+
+/// VMCS revision identifier, SDM volume 3 section 25.2.
+pub fn revision() -> u32 {
+    cpu::rdmsr(VMX_BASIC) as u32 & 0x7FFF_FFFF
+}
+
+/// CR0 bits that must be 1 in VMX operation, except PE and PG, which an unrestricted guest may
+/// clear.
+pub fn cr0_fixed() -> u64 {
+    cpu::rdmsr(VMX_CR0_FIXED0) & !(cpu::CR0_PE | cpu::CR0_PG)
+}
+
+/// CR4 bits that must be 1 in VMX operation.
+pub fn cr4_fixed() -> u64 {
+    cpu::rdmsr(VMX_CR4_FIXED0)
+}
+
+fn fit(kind: ControlKind, wanted: u32) -> Result<u32, Unusable> {
+    let has_true = cpu::rdmsr(VMX_BASIC) & (1 << 55) != 0;
+    fit_controls(kind, wanted, cpu::rdmsr(kind.capability_msr(has_true))).map_err(|missing| {
+        Unusable {
+            missing: match missing.kind {
+                ControlKind::Pin => "VMX pin-based control missing (NMI exiting, virtual NMIs)",
+                ControlKind::Proc => "VMX primary control missing (MSR bitmaps, secondary)",
+                ControlKind::Proc2 => "VMX secondary control missing (EPT, unrestricted guest)",
+                ControlKind::Exit => "VM-exit control missing (64-bit host, PAT, EFER)",
+                ControlKind::Entry => "VM-entry control missing (PAT, EFER)",
+            },
+            hint: "this CPU is too old for Beeline, or the outer hypervisor hides the feature",
+            bits: u64::from(missing.bits),
+        }
+    })
+}
+
+/// The controls of a direct-mode vCPU on this core.
+pub fn direct_controls() -> Result<Controls, Unusable> {
+    use control::{Entry, Exit, Pin, Proc, Proc2};
+    let optional2 = {
+        let msr = cpu::rdmsr(ControlKind::Proc2.capability_msr(true));
+        Proc2::from_bits_truncate((msr >> 32) as u32) & (Proc2::RDTSCP | Proc2::INVPCID)
+    };
+    Ok(Controls {
+        pin: fit(ControlKind::Pin, (Pin::NMI_EXITING | Pin::VIRTUAL_NMIS).bits())?,
+        proc: fit(
+            ControlKind::Proc,
+            (Proc::MWAIT_EXITING
+                | Proc::MONITOR_EXITING
+                | Proc::RDPMC_EXITING
+                | Proc::UNCONDITIONAL_IO
+                | Proc::MSR_BITMAPS
+                | Proc::SECONDARY)
+                .bits(),
+        )?,
+        proc2: fit(
+            ControlKind::Proc2,
+            (Proc2::EPT | Proc2::VPID | Proc2::UNRESTRICTED_GUEST | optional2).bits(),
+        )?,
+        exit: fit(
+            ControlKind::Exit,
+            (Exit::SAVE_DEBUG
+                | Exit::HOST_64
+                | Exit::SAVE_PAT
+                | Exit::LOAD_PAT
+                | Exit::SAVE_EFER
+                | Exit::LOAD_EFER)
+                .bits(),
+        )?,
+        entry: fit(
+            ControlKind::Entry,
+            (Entry::LOAD_DEBUG | Entry::LOAD_PAT | Entry::LOAD_EFER).bits(),
+        )?,
+    })
+}
+
+fn check_ept() -> Result<(), Unusable> {
+    let cap = cpu::rdmsr(VMX_EPT_VPID_CAP);
+    // Walk length 4, write-back structures, 2 MiB pages, INVEPT single-context.
+    let need = (1 << 6) | (1 << 14) | (1 << 16) | (1 << 20) | (1 << 25);
+    if cap & need == need {
+        return Ok(());
+    }
+    Err(Unusable {
+        missing: "EPT misses a capability (4-level walk, write-back, 2 MiB pages, INVEPT)",
+        hint: "this CPU is too old for Beeline",
+        bits: need & !cap,
+    })
+}
+
+/// Turns VMX on for this core.
+pub fn enable() -> Result<(), Unusable> {
+    if !cpu::has_vmx() {
+        return Err(Unusable {
+            missing: "this CPU has no VMX (CPUID.1:ECX bit 5)",
+            hint: "use an Intel CPU with VT-x, switch VT-x on in the firmware, or pass \
+                   `-cpu host` and nesting to the outer QEMU/KVM",
+            bits: 0,
+        });
+    }
+    let feature = cpu::rdmsr(FEATURE_CONTROL);
+    if feature & FEATURE_CONTROL_LOCK == 0 {
+        let on = feature | FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX;
+        // SAFETY: the register is unlocked, so the write is allowed and only permits VMXON.
+        unsafe { cpu::wrmsr(FEATURE_CONTROL, on) };
+    } else if feature & FEATURE_CONTROL_VMX == 0 {
+        return Err(Unusable {
+            missing: "IA32_FEATURE_CONTROL is locked with VMX off",
+            hint: "switch VT-x (Intel Virtualization Technology) on in the firmware and \
+                   power-cycle the machine",
+            bits: feature,
+        });
+    }
+    direct_controls()?;
+    check_ept()?;
+    let region = heap::frame().ok_or(Unusable {
+        missing: "no memory for the VMXON region",
+        hint: "give the machine more memory",
+        bits: 0,
+    })?;
+    region.write_u32(0, revision());
+    // SAFETY: CR4.VMXE only allows VMXON; the fixed bits are what VMX operation demands.
+    unsafe {
+        cpu::set_cr0(cpu::cr0() | cr0_fixed());
+        cpu::set_cr4(cpu::cr4() | cr4_fixed() | CR4_VMXE);
+        insn::vmxon(region.address())
+    }
+    .map_err(|_| Unusable {
+        missing: "VMXON failed",
+        hint: "another hypervisor or the firmware may hold VMX; power-cycle the machine",
+        bits: cpu::cr4(),
+    })
+}

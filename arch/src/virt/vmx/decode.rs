@@ -1,0 +1,206 @@
+//! From VMX exit reasons to the neutral [`Exit`]. SDM volume 3, sections 28.2 and appendix C.
+
+use super::entry::unblock_nmis;
+use super::insn::{vmread, vmwrite};
+use super::{BLOCKED_BY_NMI, VmxVcpu};
+use crate::virt::{
+    CrAccess, Event, Exit, ExitInfo, GuestRegs, IoAccess, Reg, Report, SecondStageFault,
+    SoftwareEvent, StringIo, Vcpu,
+};
+use arch_defs::vmx::exit::{CrQualification, EptQualification, IoQualification};
+use arch_defs::vmx::{ExitReason, Field, VectoringInfo};
+
+/// Bit 31 of the exit reason: the entry failed after its checks began.
+const ENTRY_FAILURE_BIT: u64 = 1 << 31;
+
+/// The answer when the CPU refused the entry.
+pub const ENTRY_FAILURE: ExitInfo = ExitInfo { exit: Exit::EntryFailure, cut_short: None };
+
+/// Decodes the exit that just happened.
+#[inline(always)]
+pub fn exit(regs: &mut GuestRegs) -> ExitInfo {
+    let reason = vmread(Field::ExitReason);
+    // Instructions that exit cannot cut a delivery short: only events, and faults of a delivery
+    // itself, can (SDM volume 3, section 28.2.4). So the vectoring field is read for those alone,
+    // and the common instructions come first.
+    if reason & ENTRY_FAILURE_BIT != 0 {
+        return ENTRY_FAILURE;
+    }
+    let exit = match ExitReason(reason as u16) {
+        ExitReason::CPUID => Exit::Cpuid,
+        ExitReason::WRMSR => Exit::MsrWrite,
+        ExitReason::RDMSR => Exit::MsrRead,
+        ExitReason::IO => io(),
+        ExitReason::VMCALL => Exit::Hypercall,
+        _ => return event_or_rare(ExitReason(reason as u16), regs),
+    };
+    ExitInfo { exit, cut_short: None }
+}
+
+fn event_or_rare(reason: ExitReason, regs: &mut GuestRegs) -> ExitInfo {
+    let vectoring = VectoringInfo::from(vmread(Field::IdtVectoringInfo) as u32);
+    let cut_short = event(
+        vectoring,
+        vmread(Field::IdtVectoringErrorCode) as u32,
+        vmread(Field::ExitInstructionLength) as u8,
+    );
+    let exit = match reason {
+        ExitReason::EXCEPTION_OR_NMI => exception_or_nmi(vectoring.valid()),
+        ExitReason::EPT_VIOLATION => {
+            regs.rsp = vmread(Field::GuestRsp);
+            second_stage_fault(vectoring.valid())
+        }
+        ExitReason::PREEMPTION_TIMER => Exit::Quantum,
+        ExitReason::HLT => Exit::Halt,
+        ExitReason::EXTERNAL_INTERRUPT => Exit::ExternalInterrupt,
+        ExitReason::INTERRUPT_WINDOW => Exit::InterruptWindow,
+        ExitReason::NMI_WINDOW => Exit::NmiWindow,
+        ExitReason::CR_ACCESS => control_register(regs),
+        ExitReason::XSETBV => Exit::Xsetbv,
+        ExitReason::INVD | ExitReason::WBINVD => Exit::CacheFlush,
+        ExitReason::RDPMC => Exit::Rdpmc,
+        ExitReason::TRIPLE_FAULT => Exit::TripleFault,
+        ExitReason::GETSEC
+        | ExitReason::VMCLEAR
+        | ExitReason::VMLAUNCH
+        | ExitReason::VMPTRLD
+        | ExitReason::VMPTRST
+        | ExitReason::VMREAD
+        | ExitReason::VMRESUME
+        | ExitReason::VMWRITE
+        | ExitReason::VMXOFF
+        | ExitReason::VMXON
+        | ExitReason::INVEPT
+        | ExitReason::INVVPID
+        | ExitReason::VMFUNC
+        | ExitReason::MWAIT
+        | ExitReason::MONITOR
+        | ExitReason::ENCLS
+        | ExitReason::XSAVES
+        | ExitReason::XRSTORS => Exit::UndefinedInstruction,
+        _ => Exit::Other,
+    };
+    ExitInfo { exit, cut_short }
+}
+
+/// The event that an information field describes. NMIs come back as [`Event::Nmi`].
+pub fn event(info: VectoringInfo, error_code: u32, insn_len: u8) -> Option<Event> {
+    if !info.valid() {
+        return None;
+    }
+    let vector = info.vector();
+    let software = |kind| Event::Software { vector, kind, insn_len };
+    Some(match info.kind() {
+        VectoringInfo::TYPE_EXTERNAL => Event::External { vector },
+        VectoringInfo::TYPE_NMI => Event::Nmi,
+        VectoringInfo::TYPE_SOFTWARE_INTERRUPT => software(SoftwareEvent::Int),
+        VectoringInfo::TYPE_PRIVILEGED_EXCEPTION => software(SoftwareEvent::Icebp),
+        VectoringInfo::TYPE_SOFTWARE_EXCEPTION => software(SoftwareEvent::Breakpoint),
+        _ => Event::Exception {
+            vector,
+            error_code: info.has_error_code().then_some(error_code),
+        },
+    })
+}
+
+/// An IRET that faulted after it had ended NMI blocking must find it on again when it is
+/// restarted (SDM volume 3, section 28.2.3), unless the exit cut a delivery short.
+fn restore_nmi_blocking(unblocked_by_iret: bool, cut_short: bool) {
+    if unblocked_by_iret && !cut_short {
+        let blocking = vmread(Field::GuestInterruptibility);
+        vmwrite(Field::GuestInterruptibility, blocking | BLOCKED_BY_NMI);
+    }
+}
+
+fn exception_or_nmi(cut_short: bool) -> Exit {
+    let info = VectoringInfo::from(vmread(Field::ExitInterruptionInfo) as u32);
+    if info.kind() == VectoringInfo::TYPE_NMI {
+        unblock_nmis();
+        return Exit::Nmi;
+    }
+    restore_nmi_blocking(info.nmi_unblocking(), cut_short);
+    Exit::Exception {
+        vector: info.vector(),
+        error_code: info
+            .has_error_code()
+            .then(|| vmread(Field::ExitInterruptionErrorCode) as u32),
+        dr6: vmread(Field::ExitQualification),
+    }
+}
+
+fn second_stage_fault(cut_short: bool) -> Exit {
+    let q = EptQualification::from(vmread(Field::ExitQualification));
+    restore_nmi_blocking(q.nmi_unblocking(), cut_short);
+    Exit::SecondStageFault(SecondStageFault {
+        gpa: vmread(Field::GuestPhysicalAddress),
+        write: q.write(),
+        fetch: q.fetch(),
+        page_walk: q.linear_valid() && !q.final_translation(),
+    })
+}
+
+#[inline(always)]
+fn io() -> Exit {
+    let q = IoQualification::from(vmread(Field::ExitQualification));
+    let string = if q.string() { Some(string_io(q.rep())) } else { None };
+    Exit::Io(IoAccess { port: q.port(), size: q.size_minus_one() + 1, is_in: q.is_in(), string })
+}
+
+#[cold]
+fn string_io(rep: bool) -> StringIo {
+    // Bits 9:7 of the instruction information are the address size (SDM table 28-8).
+    let address_size = match vmread(Field::ExitInstructionInfo) >> 7 & 7 {
+        0 => 2,
+        1 => 4,
+        _ => 8,
+    };
+    StringIo { linear: vmread(Field::GuestLinearAddress), rep, address_size }
+}
+
+fn control_register(regs: &mut GuestRegs) -> Exit {
+    let q = CrQualification::from(vmread(Field::ExitQualification));
+    regs.rsp = vmread(Field::GuestRsp);
+    match (q.register(), q.access()) {
+        (register @ (0 | 4), 0) => {
+            Exit::ControlRegister(CrAccess { register, value: regs.get(Reg(q.gpr())) })
+        }
+        _ => Exit::Other,
+    }
+}
+
+/// The decoded picture of a vCPU.
+pub fn report(vcpu: &VmxVcpu) -> Report {
+    let reason = vmread(Field::ExitReason);
+    let entry_error = if vcpu.entry_failed { vmread(Field::InstructionError) } else { 0 };
+    Report {
+        exit_name: if vcpu.entry_failed {
+            "VM entry refused"
+        } else {
+            ExitReason(reason as u16).name()
+        },
+        exit_number: reason,
+        qualification: vmread(Field::ExitQualification),
+        gpa: vmread(Field::GuestPhysicalAddress),
+        entry_error,
+        entry_error_name: entry_error_name(entry_error),
+        rsp: vmread(Field::GuestRsp),
+        rip: vmread(Field::GuestRip),
+        rflags: vmread(Field::GuestRflags),
+        cs: vmread(Field::GuestCs) as u16,
+        control: vcpu.control_registers(),
+        interruptibility: vmread(Field::GuestInterruptibility),
+    }
+}
+
+/// VM-instruction errors that an entry can meet, SDM volume 3 section 31.4.
+const fn entry_error_name(error: u64) -> &'static str {
+    match error {
+        0 => "none",
+        4 => "VMLAUNCH with a VMCS that is not clear",
+        5 => "VMRESUME with a VMCS that was not launched",
+        7 => "invalid control fields",
+        8 => "invalid host-state fields",
+        26 => "events blocked by MOV SS",
+        _ => "see the table of VM-instruction errors",
+    }
+}

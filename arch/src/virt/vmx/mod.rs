@@ -1,0 +1,295 @@
+//! The Intel VMX backend. SDM volume 3, chapters 24 to 28.
+//!
+//! [`VmxVcpu`] owns one VMCS. Between `load` and `unload` the VMCS is current on this core and the
+//! core's area says so (`vmcs_live`): the host's NMI handler writes VMCS fields only then.
+
+#![expect(unsafe_code, reason = "drives VMX")]
+
+mod capability;
+mod decode;
+mod entry;
+mod insn;
+mod setup;
+
+use crate::cpu;
+use crate::heap::Block;
+use crate::tables::area;
+use crate::virt::{
+    CodeSegment, ControlRegisters, EntryControls, Event, ExitInfo, GuestRegs, Report,
+    SoftwareEvent, StartState, Unusable, Vcpu, VcpuConfig,
+};
+use arch_defs::vmx::control::{Pin, Proc};
+use arch_defs::vmx::{Field, VectoringInfo};
+use core::sync::atomic::Ordering;
+use entry::EntryFrame;
+use insn::{vmread, vmwrite};
+
+/// Interruptibility state, SDM volume 3 table 25-3.
+const BLOCKED_BY_STI: u64 = 1 << 0;
+const BLOCKED_BY_MOV_SS: u64 = 1 << 1;
+const BLOCKED_BY_NMI: u64 = 1 << 3;
+
+const RFLAGS_TF: u64 = 1 << 8;
+const RFLAGS_IF: u64 = 1 << 9;
+/// BS bit of the pending debug exceptions.
+const PENDING_SINGLE_STEP: u64 = 1 << 14;
+
+/// A vCPU on VMX.
+pub struct VmxVcpu {
+    frame: EntryFrame,
+    launched: bool,
+    /// The entry instruction itself failed; the report reads the error number.
+    entry_failed: bool,
+    cr4_allowed: u64,
+    vmcs: Block,
+    msr_bitmap: Block,
+    eptp: u64,
+    tag: u16,
+}
+
+impl VmxVcpu {
+    fn set_bit(field: Field, bit: u32, on: bool) {
+        let old = vmread(field);
+        let new = if on { old | u64::from(bit) } else { old & !u64::from(bit) };
+        vmwrite(field, new);
+    }
+
+    /// Slow path of `skip_instruction`: the new RIP left the range that the mode allows.
+    #[cold]
+    fn wrap_rip(&self, rip: u64) -> u64 {
+        if self.code_segment().long { rip } else { rip & 0xFFFF_FFFF }
+    }
+}
+
+impl Vcpu for VmxVcpu {
+    const BACKEND: &'static str = "vmx";
+
+    fn enable_core() -> Result<(), Unusable> {
+        capability::enable()
+    }
+
+    fn new(config: &VcpuConfig<'_>) -> Result<Self, Unusable> {
+        setup::new(config)
+    }
+
+    fn load(&mut self) {
+        // SAFETY: this VMCS is ours and active on no other core: `unload` cleared it.
+        let loaded = unsafe { insn::vmptrld(self.vmcs.address()) };
+        assert!(loaded.is_ok(), "VMPTRLD of our own VMCS");
+        // Only now may the NMI handler write fields: before, they would hit another VMCS.
+        area().vmcs_live.store(true, Ordering::Relaxed);
+    }
+
+    fn unload(&mut self) {
+        area().vmcs_live.store(false, Ordering::Relaxed);
+        // SAFETY: the VMCS is ours and current on this core.
+        let cleared = unsafe { insn::vmclear(self.vmcs.address()) };
+        assert!(cleared.is_ok(), "VMCLEAR of our own VMCS");
+        self.launched = false;
+        // HOST_RSP is compared, not rewritten, at entry: another core has another stack.
+        self.frame.host_rsp = 0;
+    }
+
+    fn reset(&mut self, state: StartState) {
+        self.frame.regs = GuestRegs::default();
+        setup::reset(self, state);
+    }
+
+    #[inline(always)]
+    fn run(&mut self) -> ExitInfo {
+        // SAFETY: between `load` and `unload` the VMCS is current on this core; root mode runs
+        // with IF=0.
+        let failed = unsafe { entry::enter(&raw mut self.frame, self.launched) };
+        if failed != 0 {
+            self.entry_failed = true;
+            return decode::ENTRY_FAILURE;
+        }
+        self.launched = true;
+        decode::exit(&mut self.frame.regs)
+    }
+
+    #[inline(always)]
+    fn regs(&mut self) -> &mut GuestRegs {
+        &mut self.frame.regs
+    }
+
+    #[inline(always)]
+    fn skip_instruction(&mut self) {
+        let old = vmread(Field::GuestRip);
+        let mut rip = old.wrapping_add(vmread(Field::ExitInstructionLength));
+        if (rip ^ old) >> 32 != 0 {
+            rip = self.wrap_rip(rip);
+        }
+        vmwrite(Field::GuestRip, rip);
+        let blocking = vmread(Field::GuestInterruptibility);
+        if blocking & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) != 0 {
+            vmwrite(
+                Field::GuestInterruptibility,
+                blocking & !(BLOCKED_BY_STI | BLOCKED_BY_MOV_SS),
+            );
+        }
+        // A single-stepped instruction that we emulated owes its #DB all the same.
+        if vmread(Field::GuestRflags) & RFLAGS_TF != 0 {
+            let pending = vmread(Field::GuestPendingDebug);
+            vmwrite(Field::GuestPendingDebug, pending | PENDING_SINGLE_STEP);
+        }
+    }
+
+    fn inject(&mut self, event: Event) {
+        let info = VectoringInfo::new().with_valid(true);
+        let info = match event {
+            Event::External { vector } => {
+                info.with_vector(vector).with_kind(VectoringInfo::TYPE_EXTERNAL)
+            }
+            Event::Nmi => {
+                // A delivery that was cut short may have left its own blocking behind, and the
+                // entry refuses an NMI under blocking (SDM volume 3, section 27.3.1.5).
+                let blocking = vmread(Field::GuestInterruptibility);
+                vmwrite(Field::GuestInterruptibility, blocking & !BLOCKED_BY_NMI);
+                info.with_vector(2).with_kind(VectoringInfo::TYPE_NMI)
+            }
+            Event::Exception { vector, error_code } => {
+                if let Some(code) = error_code {
+                    vmwrite(Field::EntryExceptionErrorCode, u64::from(code));
+                }
+                info.with_vector(vector)
+                    .with_kind(VectoringInfo::TYPE_EXCEPTION)
+                    .with_has_error_code(error_code.is_some())
+            }
+            Event::Software { vector, kind, insn_len } => {
+                vmwrite(Field::EntryInstructionLength, u64::from(insn_len));
+                info.with_vector(vector).with_kind(match kind {
+                    SoftwareEvent::Int => VectoringInfo::TYPE_SOFTWARE_INTERRUPT,
+                    SoftwareEvent::Icebp => VectoringInfo::TYPE_PRIVILEGED_EXCEPTION,
+                    SoftwareEvent::Breakpoint => VectoringInfo::TYPE_SOFTWARE_EXCEPTION,
+                })
+            }
+        };
+        // An event makes the vCPU active: HLT ends (Bochs 2.7 reports it active already).
+        vmwrite(Field::GuestActivity, 0);
+        vmwrite(Field::EntryInterruptionInfo, u64::from(u32::from(info)));
+    }
+
+    fn injecting(&self) -> Option<Event> {
+        let info = VectoringInfo::from(vmread(Field::EntryInterruptionInfo) as u32);
+        decode::event(
+            info,
+            vmread(Field::EntryExceptionErrorCode) as u32,
+            vmread(Field::EntryInstructionLength) as u8,
+        )
+    }
+
+    fn nmi_open(&self) -> bool {
+        let blocked = BLOCKED_BY_STI | BLOCKED_BY_MOV_SS | BLOCKED_BY_NMI;
+        vmread(Field::GuestInterruptibility) & blocked == 0
+    }
+
+    fn interrupt_open(&self) -> bool {
+        vmread(Field::GuestRflags) & RFLAGS_IF != 0
+            && vmread(Field::GuestInterruptibility) & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) == 0
+    }
+
+    fn set_nmi_window(&mut self, on: bool) {
+        Self::set_bit(Field::ProcControls, Proc::NMI_WINDOW.bits(), on);
+    }
+
+    fn set_interrupt_window(&mut self, on: bool) {
+        Self::set_bit(Field::ProcControls, Proc::INTERRUPT_WINDOW.bits(), on);
+    }
+
+    fn request_immediate_exit() {
+        // Without a live VMCS there is nothing to write to, and no entry that could miss the
+        // request: whoever loads a VMCS looks at the requests afterwards.
+        if area().vmcs_live.load(Ordering::Relaxed) {
+            vmwrite(Field::PreemptionTimer, 0);
+            Self::set_bit(Field::PinControls, Pin::PREEMPTION_TIMER.bits(), true);
+            area().immediate_exit.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[inline(always)]
+    fn clear_immediate_exit(&mut self) {
+        if area().immediate_exit.load(Ordering::Relaxed) {
+            // The flag goes first: an NMI after this line sets both again, an NMI before it has
+            // its request in the set that the caller looks at next.
+            area().immediate_exit.store(false, Ordering::Relaxed);
+            Self::set_bit(Field::PinControls, Pin::PREEMPTION_TIMER.bits(), false);
+        }
+    }
+
+    fn entry_controls(&self) -> EntryControls {
+        let pin = Pin::from_bits_retain(vmread(Field::PinControls) as u32);
+        let proc = Proc::from_bits_retain(vmread(Field::ProcControls) as u32);
+        EntryControls {
+            external_interrupts: pin.contains(Pin::EXTERNAL_INTERRUPT_EXITING),
+            nmis: pin.contains(Pin::NMI_EXITING),
+            halt: proc.contains(Proc::HLT_EXITING),
+        }
+    }
+
+    fn rip(&self) -> u64 {
+        vmread(Field::GuestRip)
+    }
+
+    fn linear_rip(&self) -> u64 {
+        let rip = vmread(Field::GuestRip);
+        if self.code_segment().long {
+            rip
+        } else {
+            rip.wrapping_add(vmread(Field::GuestCsBase)) & 0xFFFF_FFFF
+        }
+    }
+
+    fn cpl(&self) -> u8 {
+        // The DPL of SS is the CPL (SDM volume 3, section 25.4.1).
+        (vmread(Field::GuestSsAccess) >> 5 & 3) as u8
+    }
+
+    fn code_segment(&self) -> CodeSegment {
+        let access = vmread(Field::GuestCsAccess);
+        let lma = vmread(Field::GuestEfer) & cpu::EFER_LMA != 0;
+        CodeSegment {
+            base: vmread(Field::GuestCsBase),
+            long: lma && access & (1 << 13) != 0,
+            default_32: access & (1 << 14) != 0,
+        }
+    }
+
+    fn control_registers(&self) -> ControlRegisters {
+        let merge = |real, shadow, mask| {
+            let mask = vmread(mask);
+            (vmread(real) & !mask) | (vmread(shadow) & mask)
+        };
+        ControlRegisters {
+            cr0: merge(Field::GuestCr0, Field::Cr0Shadow, Field::Cr0Mask),
+            cr3: vmread(Field::GuestCr3),
+            cr4: merge(Field::GuestCr4, Field::Cr4Shadow, Field::Cr4Mask),
+            efer: vmread(Field::GuestEfer),
+        }
+    }
+
+    fn rflags(&self) -> u64 {
+        vmread(Field::GuestRflags)
+    }
+
+    fn set_rflags(&mut self, value: u64) {
+        vmwrite(Field::GuestRflags, value);
+    }
+
+    fn set_cr0(&mut self, value: u64) {
+        setup::set_cr0(value);
+    }
+
+    fn set_cr4(&mut self, value: u64) {
+        setup::set_cr4(value, self.cr4_allowed);
+    }
+
+    fn set_efer(&mut self, value: u64) {
+        let lma = vmread(Field::GuestEfer) & cpu::EFER_LMA;
+        vmwrite(Field::GuestEfer, (value & !cpu::EFER_LMA) | lma);
+    }
+
+    fn report(&mut self) -> Report {
+        decode::report(self)
+    }
+}
