@@ -2,3 +2,5 @@
 #![no_std]
 
 pub mod exit;
+pub mod interrupt;
+pub mod sync;
