@@ -75,7 +75,7 @@ macro_rules! ensure_eq {
         let (left, right) = ($left, $right);
         if left != right {
             $crate::runtime::text::fail!(
-                "{}: {:#x?} instead of {:#x?}", format_args!($($arg)*), left, right
+                "{}: {:x?} instead of {:x?} (hex)", format_args!($($arg)*), left, right
             );
         }
     }};
