@@ -81,6 +81,19 @@ fn keeps_the_initrd_below_its_limit() {
 }
 
 #[test]
+fn the_initrd_stays_clear_of_a_kernel_larger_than_its_init_size() {
+    let mut image = bzimage();
+    put(&mut image, 0x260, &1u32.to_le_bytes());
+    put(&mut image, 0x22C, &(16 * M as u32 + 0x2FFF).to_le_bytes());
+    let load = |size| {
+        let initrd = vec![1; size];
+        load_into(64 * M, &GuestSpec { initrd: Some(&initrd), ..spec(&image) }).map(|_| ())
+    };
+    assert_eq!(load(0x1000), Ok(()));
+    assert!(matches!(load(0x1001), Err(LoadError::NoRoom { what: "initrd", .. })));
+}
+
+#[test]
 fn an_incomplete_last_paragraph_and_a_signature_are_no_errors() {
     let mut image = bzimage();
     image.extend([0xEE; 1000]);

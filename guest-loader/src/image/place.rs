@@ -147,6 +147,9 @@ mod tests {
             error,
             LoadError::Overlap { what: "module", start: 2 * M - 1, size: 2, with: "kernel" }
         );
+        // One byte is an overlap, touching is none.
+        assert!(matches!(places.claim("x", M - 4, 5), Err(LoadError::Overlap { .. })));
+        assert_eq!(places.claim("x", 2 * M, 4), Ok(()));
         assert!(matches!(places.claim("x", 0xF_0000, 4), Err(LoadError::Overlap { .. })));
         assert!(matches!(places.claim("x", 0xA_0000, 4), Err(LoadError::NoRoom { .. })));
         assert!(matches!(places.claim("x", u64::MAX, 4), Err(LoadError::NoRoom { .. })));
