@@ -12,8 +12,6 @@ use super::{boot, catch, cpu, irq, lapic, tables, time};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-pub use tables::current;
-
 /// CPUs that the tables have room for.
 pub const MAX_CPUS: usize = 8;
 const STACK: usize = 32 * 1024;
@@ -29,6 +27,35 @@ struct Stacks(UnsafeCell<[[u8; STACK]; MAX_CPUS]>);
 unsafe impl Sync for Stacks {}
 static STACKS: Stacks = Stacks(UnsafeCell::new([[0; STACK]; MAX_CPUS]));
 
+/// What a CPU found in its LAPIC when it started.
+#[derive(Clone, Copy)]
+pub struct LapicState {
+    pub svr: u64,
+    pub tpr: u64,
+    pub lvts: [u64; 6],
+    pub timer_initial: u64,
+    pub in_service: Option<u8>,
+    pub requested: Option<u8>,
+}
+
+impl LapicState {
+    const NONE: Self =
+        Self { svr: 0, tpr: 0, lvts: [0; 6], timer_initial: 0, in_service: None, requested: None };
+
+    fn read() -> Self {
+        use lapic::*;
+        let lvts = [LVT_TIMER, LVT_THERMAL, LVT_PMI, LVT_LINT0, LVT_LINT1, LVT_ERROR];
+        Self {
+            svr: lapic::read(SVR),
+            tpr: lapic::read(TPR),
+            lvts: lvts.map(lapic::read),
+            timer_initial: lapic::read(TIMER_INITIAL),
+            in_service: lapic::highest(ISR),
+            requested: lapic::highest(IRR),
+        }
+    }
+}
+
 type Job<'a> = &'a (dyn Fn() -> Outcome + Sync);
 
 const IDLE: u32 = 0;
@@ -41,6 +68,8 @@ struct Slot {
     state: AtomicU32,
     job: UnsafeCell<Option<Job<'static>>>,
     outcome: UnsafeCell<Outcome>,
+    starts: AtomicU64,
+    at_start: UnsafeCell<LapicState>,
 }
 // SAFETY: `job` and `outcome` belong to the side that `state` names.
 unsafe impl Sync for Slot {}
@@ -51,6 +80,8 @@ static SLOTS: [Slot; MAX_CPUS] = [const {
         state: AtomicU32::new(IDLE),
         job: UnsafeCell::new(None),
         outcome: UnsafeCell::new(Ok(())),
+        starts: AtomicU64::new(0),
+        at_start: UnsafeCell::new(LapicState::NONE),
     }
 }; MAX_CPUS];
 
@@ -108,12 +139,27 @@ pub fn startup(index: usize) {
     lapic::send(index as u32, lapic::STARTUP | lapic::ASSERT | TRAMPOLINE >> 12);
 }
 
+/// How often CPU `index` has started.
+pub fn starts(index: usize) -> u64 {
+    SLOTS[index].starts.load(Ordering::SeqCst)
+}
+
+/// What CPU `index` found in its LAPIC at its last start.
+pub fn lapic_at_start(index: usize) -> LapicState {
+    // SAFETY: written before the CPU said `online`, and only by a restart, which its caller waits for.
+    unsafe { *SLOTS[index].at_start.get() }
+}
+
 /// Rust entry of a started CPU.
 pub extern "sysv64" fn other_cpu(index: u64) -> ! {
     let index = index as usize;
     tables::load(index);
-    lapic::init(boot::wants_xapic());
     let slot = &SLOTS[index];
+    lapic::note_mode();
+    // SAFETY: nobody reads it before `online` is set.
+    unsafe { *slot.at_start.get() = LapicState::read() };
+    slot.starts.fetch_add(1, Ordering::SeqCst);
+    lapic::init(boot::wants_xapic());
     slot.online.store(true, Ordering::Release);
     loop {
         cpu::cli();
@@ -146,6 +192,12 @@ impl Running {
     /// Whether the job has ended.
     pub fn is_done(&self) -> bool {
         SLOTS[self.index].state.load(Ordering::Acquire) == DONE
+    }
+
+    /// Restarts the CPU, whatever its job is doing.
+    pub fn abandon(mut self) -> Outcome {
+        self.open = false;
+        restart(self.index)
     }
 
     /// The job's outcome, or a failure when it takes longer than `ticks`.

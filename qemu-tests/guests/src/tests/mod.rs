@@ -3,7 +3,10 @@
 mod apic_base;
 mod flags;
 mod icr;
+mod ipi;
 mod lvt;
+mod nmi;
+mod restart;
 mod root_mode;
 mod timer;
 mod tsc;
