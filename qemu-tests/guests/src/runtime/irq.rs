@@ -57,6 +57,11 @@ pub fn count(index: usize, vector: u8) -> u64 {
     COUNTS[index][usize::from(vector)].load(Ordering::Acquire)
 }
 
+/// The counter itself, for loops in assembly.
+pub fn counter(index: usize, vector: u8) -> &'static AtomicU64 {
+    &COUNTS[index][usize::from(vector)]
+}
+
 /// How often `vector` was taken on this CPU.
 pub fn count_here(vector: u8) -> u64 {
     count(tables::current(), vector)

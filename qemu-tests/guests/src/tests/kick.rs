@@ -1,0 +1,282 @@
+//! Kicks: the housekeeping core can take a CPU away from this guest in any state, and the guest never sees it (D1-D4).
+//!
+//! CPU 1 walks through the phases while the storm runs; CPU 0 watches, and wakes it from the sleep with IF = 0 by an NMI
+//! of the guest's own. The storm is seeded, so a failure repeats.
+
+use super::phases::{self, *};
+use crate::runtime::random::Random;
+use crate::runtime::registry::{detail, figure, tests};
+use crate::runtime::text::{Outcome, Text, ensure, ensure_eq};
+use crate::runtime::{boot, cpu, hypercall, irq, lapic, smp, time};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+tests! { "kick", Machine: d1_phases_work_without_kicks }
+tests! { "kick", Hooks:
+    d1_d3_10000_kicks_over_all_phases,
+    d1_kicks_inside_the_guests_nmi_handler,
+    d2_kicks_between_the_last_check_and_the_entry,
+    d2_kicks_inside_the_handling_of_an_exit,
+    d3_bursts_of_merged_kicks,
+    d4_guest_nmis_by_ipi_survive_a_storm,
+    d4_raw_nmis_arrive_once_each,
+    d4_raw_nmis_survive_a_storm,
+}
+
+const TARGET: usize = 1;
+/// The storm's modes.
+const ANY_MOMENT: u64 = 0;
+const BEFORE_ENTRY: u64 = 1;
+const BURSTS: u64 = 2;
+const IN_EXIT: u64 = 3;
+
+/// The storm's figures.
+const RUNNING: u64 = 0;
+const POSTED: u64 = 1;
+const ACKNOWLEDGED: u64 = 2;
+const LONGEST: u64 = 3;
+const MEAN: u64 = 4;
+const NMIS_SENT: u64 = 5;
+const NMIS_AS_EXIT: u64 = 6;
+const NMIS_IN_ROOT: u64 = 7;
+const NMIS_BEFORE_ENTRY: u64 = 8;
+const RAW_SENT: u64 = 10;
+const IN_PHASE: u64 = 16;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+static LAPS: AtomicU64 = AtomicU64::new(0);
+
+/// Walks through `walk` in random order and lengths until told to stop.
+fn walk_phases(walk: &[u64]) -> Outcome {
+    let mut random = Random::new(11);
+    while !STOP.load(Ordering::Relaxed) {
+        let phase = walk[random.below(walk.len() as u64) as usize];
+        phases::stay(phase, random.between(500, 3_000))?;
+        LAPS.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// What CPU 0 saw while the walk went on.
+struct Watch {
+    /// NMIs that the target took.
+    taken: u64,
+    /// NMIs that CPU 0 sent it to end a sleep with IF = 0.
+    woken: u64,
+}
+
+/// Starts the walk on the target, calls `round` about every 2,000 ticks until it says that all is over, stops the walk.
+fn watch(walk: &[u64], patience: u64, mut round: impl FnMut() -> Outcome<bool>) -> Outcome<Watch> {
+    smp::others()?;
+    STOP.store(false, Ordering::SeqCst);
+    phases::prepare();
+    let taken = irq::nmis(TARGET);
+    let mut slept = DEEP_SLEEPS.load(Ordering::SeqCst);
+    let mut woken = 0;
+    let mut wake = || {
+        let now = DEEP_SLEEPS.load(Ordering::SeqCst);
+        if now != slept {
+            time::delay(1_500);
+            lapic::send(TARGET as u32, lapic::NMI | lapic::ASSERT);
+            woken += 1;
+            slept = now;
+        }
+    };
+    let job = || walk_phases(walk);
+    let running = smp::spawn(TARGET, &job)?;
+    let start = cpu::rdtsc();
+    let outcome = loop {
+        wake();
+        match round() {
+            Ok(false) => {}
+            other => break other,
+        }
+        if running.is_done() {
+            break Ok(true);
+        }
+        if cpu::rdtsc() - start > patience {
+            break Err("the storm did not end in time".into());
+        }
+        time::delay(2_000);
+    };
+    STOP.store(true, Ordering::SeqCst);
+    // The last phase may be one more sleep.
+    time::wait(time::LONG, || {
+        wake();
+        running.is_done()
+    });
+    running.wait(time::LONG)?;
+    outcome?;
+    time::delay(5_000);
+    Ok(Watch { taken: irq::nmis(TARGET) - taken, woken })
+}
+
+const ALL_BUT_NMI: [u64; 7] =
+    [HALTED, HALTED_IF_0, SPIN_IF_0, IN_HANDLER, SPIN_TPR, SPIN_OPEN, EXITS];
+const QUIET: [u64; 6] = [HALTED, SPIN_IF_0, IN_HANDLER, SPIN_TPR, SPIN_OPEN, EXITS];
+
+fn d1_phases_work_without_kicks() -> Outcome {
+    let start = LAPS.load(Ordering::SeqCst);
+    let seen =
+        watch(&ALL_BUT_NMI, 100 * time::LONG, || Ok(LAPS.load(Ordering::SeqCst) - start > 500))?;
+    ensure_eq!(seen.taken, seen.woken, "NMIs taken");
+    ensure!(seen.woken > 10, "only {} sleeps with IF=0", seen.woken);
+    let start = LAPS.load(Ordering::SeqCst);
+    watch(&[IN_NMI_HANDLER], 100 * time::LONG, || Ok(LAPS.load(Ordering::SeqCst) - start > 50))?;
+    Ok(())
+}
+
+/// Runs a storm of `count` kicks in `mode` over `walk`; every request must be acknowledged.
+fn storm(walk: &[u64], count: u64, mode: u64) -> Outcome<Watch> {
+    hypercall::storm_reset();
+    ensure!(
+        hypercall::kick_storm(count, boot::options().seed, TARGET, mode),
+        "the storm was refused"
+    );
+    let seen = watch(walk, 3_000 * time::LONG, || Ok(hypercall::storm(RUNNING) == 0))?;
+    all_acknowledged()?;
+    let posted = hypercall::storm(POSTED);
+    ensure!(posted >= count, "only {posted} of {count} kicks were posted");
+    Ok(seen)
+}
+
+fn all_acknowledged() -> Outcome {
+    let settled =
+        time::wait(time::LONG, || hypercall::storm(POSTED) == hypercall::storm(ACKNOWLEDGED));
+    ensure!(
+        settled,
+        "{} kicks posted, {} acknowledged",
+        hypercall::storm(POSTED),
+        hypercall::storm(ACKNOWLEDGED)
+    );
+    Ok(())
+}
+
+/// Prints where the kicks hit and how long they took.
+fn figures(name: &str) {
+    let n = hypercall::storm(ACKNOWLEDGED);
+    let print = |what: &str, value: u64, unit: &str| {
+        let name = Text::format(format_args!("{name}_{what}"));
+        figure(name.as_str(), 10 * value as i64, unit, n);
+    };
+    print("latency_longest", hypercall::storm(LONGEST), "instructions");
+    print("latency_mean", hypercall::storm(MEAN), "instructions");
+    print("nmis_sent", hypercall::storm(NMIS_SENT), "nmis");
+    print("nmis_as_exit", hypercall::storm(NMIS_AS_EXIT), "nmis");
+    print("nmis_in_root_mode", hypercall::storm(NMIS_IN_ROOT), "nmis");
+    print("nmis_before_entry", hypercall::storm(NMIS_BEFORE_ENTRY), "nmis");
+    let what = ["halted", "halted_if_0", "if_0", "in_handler", "tpr", "open", "exits", "in_nmi"];
+    for (phase, what) in what.iter().enumerate() {
+        let hits = hypercall::storm(IN_PHASE + phase as u64);
+        if hits != 0 {
+            print(what, hits, "kicks");
+        }
+    }
+}
+
+fn d1_d3_10000_kicks_over_all_phases() -> Outcome {
+    const N: u64 = 10_000;
+    // First without the sleep that only an NMI ends: the guest must not see a single NMI.
+    let seen = storm(&QUIET, N, ANY_MOMENT)?;
+    figures("kick");
+    ensure_eq!(seen.taken, 0, "NMIs that the guest saw");
+    for phase in QUIET {
+        let hits = hypercall::storm(IN_PHASE + phase);
+        ensure!(hits > 100, "only {hits} kicks hit phase {phase}");
+    }
+    // Then the sleep itself, ended by NMIs of the guest's own.
+    let seen = storm(&[HALTED_IF_0, SPIN_OPEN], N / 10, ANY_MOMENT)?;
+    figures("kick_asleep");
+    ensure_eq!(seen.taken, seen.woken, "NMIs that the guest saw");
+    let hits = hypercall::storm(IN_PHASE + HALTED_IF_0);
+    ensure!(hits > 100, "only {hits} kicks hit HLT with IF=0");
+    let sent = hypercall::storm(NMIS_SENT);
+    let arrived = hypercall::storm(NMIS_AS_EXIT) + hypercall::storm(NMIS_IN_ROOT);
+    ensure_eq!(arrived, sent, "kick NMIs taken as exit or in root mode");
+    detail(format_args!("kicks={}", N + N / 10));
+    Ok(())
+}
+
+fn d1_kicks_inside_the_guests_nmi_handler() -> Outcome {
+    let seen = storm(&[IN_NMI_HANDLER, SPIN_OPEN], 1_000, ANY_MOMENT)?;
+    figures("kick_in_nmi");
+    let hits = hypercall::storm(IN_PHASE + IN_NMI_HANDLER);
+    ensure!(hits > 100, "only {hits} kicks hit the guest's NMI handler");
+    detail(format_args!("guest_nmis={}", seen.taken));
+    Ok(())
+}
+
+fn d2_kicks_between_the_last_check_and_the_entry() -> Outcome {
+    let seen = storm(&QUIET, 2_000, BEFORE_ENTRY)?;
+    figures("kick_before_entry");
+    ensure_eq!(seen.taken, 0, "NMIs that the guest saw");
+    let hits = hypercall::storm(NMIS_BEFORE_ENTRY);
+    ensure!(hits > 100, "only {hits} kicks landed between the last check and the entry");
+    Ok(())
+}
+
+fn d2_kicks_inside_the_handling_of_an_exit() -> Outcome {
+    let seen = storm(&QUIET, 2_000, IN_EXIT)?;
+    figures("kick_in_exit");
+    ensure_eq!(seen.taken, 0, "NMIs that the guest saw");
+    let hits = hypercall::storm(NMIS_IN_ROOT);
+    ensure!(hits > 100, "only {hits} kicks landed in root mode");
+    Ok(())
+}
+
+fn d3_bursts_of_merged_kicks() -> Outcome {
+    let seen = storm(&QUIET, 5_000, BURSTS)?;
+    figures("kick_bursts");
+    ensure_eq!(seen.taken, 0, "NMIs that the guest saw");
+    let (posted, sent) = (hypercall::storm(POSTED), hypercall::storm(NMIS_SENT));
+    ensure!(sent < posted, "{posted} kicks took {sent} NMIs: nothing was merged");
+    Ok(())
+}
+
+fn d4_guest_nmis_by_ipi_survive_a_storm() -> Outcome {
+    hypercall::storm_reset();
+    ensure!(hypercall::kick_storm(3_000, 4, TARGET, ANY_MOMENT), "the storm was refused");
+    let before = irq::nmis(TARGET);
+    let mut sent = 0;
+    // One NMI at a time: the next goes out when the target has counted the one before.
+    let seen = watch(&QUIET, 3_000 * time::LONG, || {
+        let counted = time::wait(time::LONG, || irq::nmis(TARGET) - before >= sent);
+        ensure!(counted, "guest NMI {sent} was lost");
+        if hypercall::storm(RUNNING) == 0 {
+            return Ok(true);
+        }
+        lapic::send(TARGET as u32, lapic::NMI | lapic::ASSERT);
+        sent += 1;
+        Ok(false)
+    })?;
+    all_acknowledged()?;
+    ensure!(sent > 100, "only {sent} guest NMIs fitted into the storm");
+    ensure_eq!(seen.taken, sent, "guest NMIs taken");
+    detail(format_args!("guest_nmis={sent}"));
+    Ok(())
+}
+
+/// Raw NMIs far enough apart that no two of them can merge.
+fn raw_nmis(count: u64, storm: Option<u64>) -> Outcome {
+    const DISTANCE: u64 = 20_000;
+    hypercall::storm_reset();
+    if let Some(kicks) = storm {
+        ensure!(hypercall::kick_storm(kicks, 5, TARGET, ANY_MOMENT), "the storm was refused");
+    }
+    ensure!(hypercall::raw_nmi(count, DISTANCE, TARGET), "RAW_NMI was refused");
+    let seen = watch(&QUIET, 100 * count * DISTANCE + 3_000 * time::LONG, || {
+        Ok(hypercall::storm(RAW_SENT) >= count && hypercall::storm(RUNNING) == 0)
+    })?;
+    all_acknowledged()?;
+    ensure_eq!(hypercall::storm(RAW_SENT), count, "raw NMIs sent");
+    ensure_eq!(seen.taken, count, "raw NMIs that the guest saw");
+    detail(format_args!("raw_nmis={count}"));
+    Ok(())
+}
+
+fn d4_raw_nmis_arrive_once_each() -> Outcome {
+    raw_nmis(500, None)
+}
+
+fn d4_raw_nmis_survive_a_storm() -> Outcome {
+    raw_nmis(300, Some(3_000))
+}
