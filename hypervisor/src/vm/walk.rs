@@ -1,0 +1,192 @@
+//! Guest linear to guest-physical addresses, to read the instruction that caused an exit.
+//!
+//! Called by the MMIO exit, whose whole path has about 500 instructions; so the 4-level case is
+//! four reads and a few tests each. No locks: another vCPU may change the tables meanwhile, and
+//! then the bytes are those of some moment, as on hardware. SDM vol. 3A chapter "Paging", APM vol.
+//! 2 chapter 5.
+//!
+//! Rights (user, write, no-execute) are not checked: the processor has just fetched through the
+//! same entries. Neither are accessed bits set: it has set them.
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
+/// Guest memory by guest-physical address; anything that is not RAM of the VM is not readable.
+pub trait ReadPhys {
+    /// The eight bytes at `gpa`, which is a multiple of 8.
+    fn read_u64(&self, gpa: u64) -> Option<u64>;
+    /// The four bytes at `gpa`, which is a multiple of 4.
+    fn read_u32(&self, gpa: u64) -> Option<u32>;
+    /// Fills `into` from `gpa`, within one 4 KiB page; false: not all of it is readable.
+    fn read_bytes(&self, gpa: u64, into: &mut [u8]) -> bool;
+}
+
+/// The guest's registers that paging depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct PagingState {
+    /// CR0 as the guest reads it: PG counts.
+    pub cr0: u64,
+    /// CR3: root of the tables.
+    pub cr3: u64,
+    /// CR4 as the guest reads it: PSE, PAE and LA57 count.
+    pub cr4: u64,
+    /// EFER: LMA and NXE count.
+    pub efer: u64,
+}
+
+/// Why there is no translation. Levels count from 1, the last table, to 5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalkError {
+    /// The entry of this level is not present.
+    NotPresent(u8),
+    /// The entry of this level has a reserved bit set.
+    Reserved(u8),
+    /// The table of this level is not in the VM's memory.
+    Unreadable(u8),
+    /// The linear address is not canonical.
+    NonCanonical,
+}
+
+const CR0_PG: u64 = 1 << 31;
+const CR4_PSE: u64 = 1 << 4;
+const CR4_PAE: u64 = 1 << 5;
+const CR4_LA57: u64 = 1 << 12;
+const EFER_LMA: u64 = 1 << 10;
+const EFER_NXE: u64 = 1 << 11;
+
+const PRESENT: u64 = 1;
+const LARGE: u64 = 1 << 7;
+const NO_EXECUTE: u64 = 1 << 63;
+const FRAME: u64 = 0x000F_FFFF_FFFF_F000;
+const PAGE: u64 = 0x1000;
+
+/// PAE PDPTE: bits 2:1, 8:5 and 63:52. PAE entries below it: 62:52.
+const PAE_PDPTE_RESERVED: u64 = 0xFFF0_0000_0000_01E6;
+const PAE_RESERVED: u64 = 0x7FF0_0000_0000_0000;
+
+/// The guest-physical address behind a linear one.
+#[inline]
+pub fn translate(mem: &impl ReadPhys, state: &PagingState, linear: u64) -> Result<u64, WalkError> {
+    if state.cr0 & CR0_PG == 0 {
+        return Ok(linear & 0xFFFF_FFFF);
+    }
+    if state.efer & EFER_LMA != 0 {
+        return long_mode(mem, state, linear);
+    }
+    let linear = linear & 0xFFFF_FFFF;
+    if state.cr4 & CR4_PAE == 0 { two_level(mem, state, linear) } else { pae(mem, state, linear) }
+}
+
+/// 4-level and 5-level paging.
+#[inline]
+fn long_mode(mem: &impl ReadPhys, state: &PagingState, linear: u64) -> Result<u64, WalkError> {
+    let levels = if state.cr4 & CR4_LA57 == 0 { 4 } else { 5 };
+    // Canonical: shifting the unused bits out and, as a sign, in again changes nothing.
+    let unused = 64 - (12 + 9 * u32::from(levels));
+    if ((linear << unused) as i64 >> unused) as u64 != linear {
+        return Err(WalkError::NonCanonical);
+    }
+    let reserved = if state.efer & EFER_NXE == 0 { NO_EXECUTE } else { 0 };
+    walk(mem, state.cr3 & FRAME, levels, linear, reserved)
+}
+
+/// PAE paging: four PDPTEs at any multiple of 32 bytes, then two levels. The processor works with
+/// the PDPTEs that it loaded with CR3; reading them from memory sees a later change of them, which
+/// software may not rely on either.
+fn pae(mem: &impl ReadPhys, state: &PagingState, linear: u64) -> Result<u64, WalkError> {
+    let root = state.cr3 & 0xFFFF_FFE0;
+    let entry = mem.read_u64(root + (linear >> 30 & 3) * 8).ok_or(WalkError::Unreadable(3))?;
+    if entry & PRESENT == 0 {
+        return Err(WalkError::NotPresent(3));
+    }
+    if entry & PAE_PDPTE_RESERVED != 0 {
+        return Err(WalkError::Reserved(3));
+    }
+    let reserved = PAE_RESERVED | if state.efer & EFER_NXE == 0 { NO_EXECUTE } else { 0 };
+    walk(mem, entry & FRAME, 2, linear, reserved)
+}
+
+/// The levels from `level` down to 1, of 512 entries each; `table` is the first one's address.
+#[inline]
+fn walk(
+    mem: &impl ReadPhys,
+    mut table: u64,
+    mut level: u8,
+    linear: u64,
+    reserved: u64,
+) -> Result<u64, WalkError> {
+    loop {
+        let shift = 12 + 9 * (u32::from(level) - 1);
+        let place = table + (linear >> shift & 0x1FF) * 8;
+        let entry = mem.read_u64(place).ok_or(WalkError::Unreadable(level))?;
+        if entry & PRESENT == 0 {
+            return Err(WalkError::NotPresent(level));
+        }
+        if entry & reserved != 0 {
+            return Err(WalkError::Reserved(level));
+        }
+        let within = (1 << shift) - 1;
+        // Bit 7 makes a page of 2 MiB or 1 GiB at levels 2 and 3; at level 1 it is PAT.
+        let last = level == 1 || entry & LARGE != 0;
+        if last {
+            // Above level 3 bit 7 is reserved; in a large page so are bits 13 up to the page size
+            // (12 is PAT).
+            let low = within & FRAME & !PAGE;
+            if level > 3 || (level > 1 && entry & low != 0) {
+                return Err(WalkError::Reserved(level));
+            }
+            return Ok(entry & FRAME & !within | linear & within);
+        }
+        table = entry & FRAME;
+        // `last` holds at level 1, so this ends after at most 5 turns.
+        level -= 1;
+    }
+}
+
+/// 32-bit paging: two levels of 1024 entries, with 4 MiB pages and their 40-bit frames (PSE-36).
+fn two_level(mem: &impl ReadPhys, state: &PagingState, linear: u64) -> Result<u64, WalkError> {
+    let root = state.cr3 & 0xFFFF_F000;
+    let entry = mem.read_u32(root + (linear >> 22) * 4).ok_or(WalkError::Unreadable(2))?;
+    let entry = u64::from(entry);
+    if entry & PRESENT == 0 {
+        return Err(WalkError::NotPresent(2));
+    }
+    if entry & LARGE != 0 && state.cr4 & CR4_PSE != 0 {
+        if entry & 1 << 21 != 0 {
+            return Err(WalkError::Reserved(2));
+        }
+        let high = (entry >> 13 & 0xFF) << 32;
+        return Ok(high | entry & 0xFFC0_0000 | linear & 0x3F_FFFF);
+    }
+    let place = (entry & 0xFFFF_F000) + (linear >> 12 & 0x3FF) * 4;
+    let entry = u64::from(mem.read_u32(place).ok_or(WalkError::Unreadable(1))?);
+    if entry & PRESENT == 0 {
+        return Err(WalkError::NotPresent(1));
+    }
+    Ok(entry & 0xFFFF_F000 | linear & 0xFFF)
+}
+
+/// Reads the instruction at the linear address CS base + RIP into `buf` and says how many bytes of
+/// it are valid: 15, or fewer where the next page cannot be read; 0 where the first one cannot.
+/// The caller has truncated the address to 32 bits outside 64-bit code.
+#[inline]
+pub fn fetch(mem: &impl ReadPhys, state: &PagingState, linear: u64, buf: &mut [u8; 15]) -> usize {
+    let left = (PAGE - linear % PAGE) as usize;
+    let (head, tail) = buf.split_at_mut(left.min(15));
+    let Ok(gpa) = translate(mem, state, linear) else { return 0 };
+    if !mem.read_bytes(gpa, head) {
+        return 0;
+    }
+    if tail.is_empty() {
+        return head.len();
+    }
+    // Page by page: the next page's frame need not be the next frame. At the top of the address
+    // space it is page 0, as the processor wraps.
+    let next = linear.wrapping_add(left as u64);
+    match translate(mem, state, next) {
+        Ok(gpa) if mem.read_bytes(gpa, tail) => head.len() + tail.len(),
+        _ => head.len(),
+    }
+}
