@@ -9,3 +9,4 @@ extern crate std;
 pub mod acpi;
 pub mod apic;
 pub mod vmx;
+pub mod insn;
