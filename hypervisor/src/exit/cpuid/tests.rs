@@ -250,7 +250,7 @@ fn ids_and_topology_are_the_vms_own() {
 }
 
 #[test]
-fn s8_hidden_features_stay_hidden_on_known_hosts() {
+fn hidden_features_stay_hidden_on_known_hosts() {
     for (rows, vendor) in HOSTS {
         let table = guest(rows, vendor, 1, 4);
         assert_hidden(&table, vendor);
@@ -367,7 +367,7 @@ fn noise(seed: u64, leaf: u32, subleaf: u32, register: u64) -> u32 {
 
 proptest! {
     #[test]
-    fn s8_nothing_hidden_leaks_from_any_host(
+    fn r_s8_nothing_hidden_leaks_from_any_host(
         seed: u64, amd: bool, vcpus in 1_u32..300, full: bool,
         max_basic in 0_u32..0x40, max_extended in 0_u32..0x40,
     ) {

@@ -14,7 +14,7 @@ fn bitmap_registers() -> impl Iterator<Item = u32> {
 }
 
 #[test]
-fn s2_h3_x2apic_writes_that_reach_hardware() {
+fn r_s2_h3_x2apic_writes_that_reach_hardware() {
     let writes: Vec<u32> = (0x800..0x900).filter(|&msr| passes(msr).1).collect();
     // TPR, EOI, ESR, timer entry, initial count, divider, self-IPI. Not ICR, SVR or another LVT.
     assert_eq!(writes, [0x808, 0x80B, 0x828, 0x832, 0x838, 0x83E, 0x83F]);
@@ -31,7 +31,7 @@ fn s2_h3_x2apic_writes_that_reach_hardware() {
 }
 
 #[test]
-fn s4_ids_are_never_read_from_hardware() {
+fn ids_are_never_read_from_hardware() {
     let reads: Vec<u32> = (0x800..0x900).filter(|&msr| passes(msr).0).collect();
     let mut expected = std::vec![0x803, 0x808, 0x80A];
     expected.extend(0x810..=0x828);
@@ -47,7 +47,7 @@ fn s4_ids_are_never_read_from_hardware() {
 }
 
 #[test]
-fn s7_what_passes_is_switched() {
+fn what_passes_is_for_the_switch_to_carry() {
     let outside: Vec<u32> = bitmap_registers()
         .filter(|msr| !(0x800..0x900).contains(msr))
         .filter(|&msr| passes(msr) != (false, false))
@@ -189,7 +189,7 @@ fn dropped_writes_are_logged_once_each() {
 
 proptest! {
     #[test]
-    fn s8_mtrr_writes_are_kept_or_refused_whole(
+    fn r_s8_mtrr_writes_are_kept_or_refused_whole(
         place in 0_usize..28, raw: u64, tame in 0_u8..4,
     ) {
         let msr = mtrrs()[place % mtrrs().len()];
@@ -215,7 +215,7 @@ proptest! {
     }
 
     #[test]
-    fn s8_a_wrong_number_is_gp(msr: u32, value: u64) {
+    fn r_s8_a_wrong_number_is_gp(msr: u32, value: u64) {
         let mut state = MsrState::new(PHYS_BITS);
         let fixed = [0x250, 0x258, 0x259].contains(&msr) || (0x268..0x270).contains(&msr);
         prop_assert_eq!(state.read(Held::MtrrFixed, msr).is_ok(), fixed);

@@ -45,7 +45,7 @@ proptest! {
     }
 
     #[test]
-    fn s8_any_memory_ends_the_walk(
+    fn r_s8_any_memory_ends_the_walk(
         cr0: u64, cr3: u64, cr4: u64, efer: u64, linear: u64, entry: u64, hole: u8,
     ) {
         /// Answers every read with one entry, which may point anywhere, also at itself.
