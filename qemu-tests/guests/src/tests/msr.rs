@@ -1,0 +1,167 @@
+//! MSRs: unknown ones fault, and no value that a guest writes anywhere can hurt anybody but itself (S4, S8).
+
+use crate::runtime::catch::{catch, expect_gp};
+use crate::runtime::cpu::{rdmsr, wrmsr};
+use crate::runtime::random::Random;
+use crate::runtime::registry::{detail, tests};
+use crate::runtime::text::{Outcome, ensure, ensure_eq};
+use crate::runtime::{cpu, hypercall, irq, lapic};
+
+tests! { "up", Beeline:
+    s6_unknown_msrs_fault,
+    s8_msr_pass_through_takes_no_exit,
+    s8_mtrrs_remember,
+    s8_microcode_and_feature_control,
+}
+tests! { "hostile", Beeline:
+    s8_every_msr_can_be_read,
+    s8_kvm_clock_at_bad_addresses,
+    s8_random_msr_writes_harm_nobody,
+}
+
+fn s6_unknown_msrs_fault() -> Outcome {
+    for msr in [0x480, 0x48F, 0xC80, 0x1234, 0x4000_0000, 0xC000_0200, 0xDEAD_BEEF, 0xFFFF_FFFF] {
+        expect_gp("read of an unknown MSR", || {
+            rdmsr(msr);
+        })?;
+        expect_gp("write of an unknown MSR", || wrmsr(msr, 0))?;
+    }
+    Ok(())
+}
+
+fn s8_msr_pass_through_takes_no_exit() -> Outcome {
+    const KERNEL_GS: u32 = 0xC000_0102;
+    const LSTAR: u32 = 0xC000_0082;
+    let (exits, ()) = hypercall::exits_of(|| {
+        for _ in 0..100 {
+            for msr in [KERNEL_GS, LSTAR] {
+                let old = rdmsr(msr);
+                wrmsr(msr, old ^ 0x10);
+                wrmsr(msr, old);
+            }
+        }
+    });
+    ensure_eq!(exits, 0, "exits");
+    expect_gp("non-canonical KERNEL_GS_BASE", || wrmsr(KERNEL_GS, 1 << 62))
+}
+
+fn s8_mtrrs_remember() -> Outcome {
+    if cpu::cpuid(1, 0).edx >> 12 & 1 == 0 {
+        return Ok(());
+    }
+    let variable = (rdmsr(0xFE) & 0xFF) as u32;
+    for i in 0..variable {
+        let (base, mask) = (0x200 + 2 * i, 0x201 + 2 * i);
+        let old = (rdmsr(base), rdmsr(mask));
+        wrmsr(base, 0x8000_0006);
+        wrmsr(mask, 0x8000_0800);
+        ensure_eq!((rdmsr(base), rdmsr(mask)), (0x8000_0006, 0x8000_0800), "MTRR {i}");
+        wrmsr(base, old.0);
+        wrmsr(mask, old.1);
+    }
+    ensure_eq!(rdmsr(0x2FF) & 0xFF, 6, "default memory type");
+    expect_gp("memory type 2", || wrmsr(0x2FF, 0xC02))?;
+    expect_gp("memory type 2 in PAT", || wrmsr(0x277, 2))
+}
+
+fn s8_microcode_and_feature_control() -> Outcome {
+    // Linux does exactly this at boot.
+    wrmsr(0x8B, 0);
+    cpu::cpuid(1, 0);
+    rdmsr(0x8B);
+    if !hypercall::is_amd() {
+        ensure_eq!(rdmsr(0x3A) & 1, 1, "FEATURE_CONTROL is locked");
+        ensure_eq!(rdmsr(0x3A) & 6, 0, "VMX in FEATURE_CONTROL");
+    }
+    Ok(())
+}
+
+/// The ranges where MSRs live.
+const RANGES: [(u32, u32); 6] = [
+    (0, 0x0FFF),
+    (0x1400, 0x14FF),
+    (0x4000_0000, 0x4000_01FF),
+    (0x4B56_4D00, 0x4B56_4D08),
+    (0xC000_0000, 0xC000_05FF),
+    (0xC001_0000, 0xC001_12FF),
+];
+
+fn s8_every_msr_can_be_read() -> Outcome {
+    let (mut values, mut faults) = (0, 0);
+    for (first, last) in RANGES {
+        for msr in first..=last {
+            match catch(|| rdmsr(msr)) {
+                Ok(_) => values += 1,
+                Err(_) => faults += 1,
+            }
+        }
+    }
+    ensure!(faults > 1_000, "only {faults} MSRs are hidden");
+    detail(format_args!("values={values} faults={faults}"));
+    Ok(())
+}
+
+/// MSRs whose random contents would break this guest by right, or that other tests look after.
+fn spared(msr: u32) -> bool {
+    match msr {
+        // APIC_BASE, the ICR (INIT to ourselves), GS (per-CPU data), EFER, the KVM clock pages.
+        cpu::IA32_APIC_BASE | 0x830 | cpu::IA32_GS_BASE | cpu::IA32_EFER => true,
+        0x11 | 0x12 | 0x4B56_4D00..=0x4B56_4D08 => true,
+        _ => false,
+    }
+}
+
+fn s8_random_msr_writes_harm_nobody() -> Outcome {
+    const N: u64 = 4_000;
+    let mut random = Random::new(9);
+    let (mut taken, mut refused) = (0, 0);
+    for vector in 16..=255 {
+        if ![irq::GP, 17, 18].contains(&vector) {
+            irq::hook(vector, |_| lapic::eoi());
+        }
+    }
+    for _ in 0..N {
+        let (first, last) = RANGES[random.below(RANGES.len() as u64) as usize];
+        let msr = random.between(first.into(), last.into()) as u32;
+        let value = random.next() >> random.below(64);
+        // Vectors 17 and 18 would look like exceptions of ours.
+        if spared(msr) || msr == 0x83F && [17, 18].contains(&(value & 0xFF)) {
+            continue;
+        }
+        let old = catch(|| rdmsr(msr));
+        match catch(|| wrmsr(msr, value)) {
+            Ok(()) => taken += 1,
+            Err(_) => refused += 1,
+        }
+        if let Ok(old) = old {
+            let _ = catch(|| wrmsr(msr, old));
+        }
+    }
+    lapic::quiesce();
+    cpu::take_pending();
+    ensure!(refused > 1_000, "only {refused} writes were refused");
+    detail(format_args!("taken={taken} refused={refused}"));
+    Ok(())
+}
+
+/// The KVM clock's MSRs take an address from the guest: one outside its RAM must hurt nobody.
+fn s8_kvm_clock_at_bad_addresses() -> Outcome {
+    for msr in [0x4B56_4D00, 0x4B56_4D01, 0x11, 0x12] {
+        for address in [
+            0xFFFF_FFFF_FFFF_F000u64,
+            0x7FFF_FFFF_F000,
+            0xFEE0_0000,
+            0xFEC0_0000,
+            0xC000_0000,
+            crate::runtime::boot::ram_end() - 8,
+            crate::runtime::boot::ram_end(),
+            0xFFFF_FFFF,
+        ] {
+            let _ = catch(|| wrmsr(msr, address | 1));
+            cpu::cpuid(0, 0);
+        }
+        let _ = catch(|| wrmsr(msr, 0));
+    }
+    ensure!(hypercall::present(), "gone");
+    Ok(())
+}
