@@ -135,6 +135,12 @@ pub fn send_self(vector: u8) {
     unsafe { wrmsr(msr::SELF_IPI, u64::from(vector)) };
 }
 
+/// Makes this core's ESR show "send illegal vector", for a guest whose ICR write named a vector
+/// below 16: the hardware refuses such a self-IPI and latches the error (SDM section 11.5.3).
+pub fn latch_send_illegal_vector() {
+    write_icr(1 << 18 | 1 << 14);
+}
+
 /// Sends an NMI: the kick.
 pub fn send_nmi(target: PhysicalApicId) {
     write_icr(u64::from(target.0) << 32 | NMI | 1 << 14);

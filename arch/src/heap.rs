@@ -45,25 +45,29 @@ mod global {
     static GLOBAL: Global = Global;
 }
 
-/// Gives a range of free, mapped RAM to the heap.
-///
-/// # Safety
-/// Nobody else uses the range from now on, and it is mapped writable at its physical address.
-#[cfg(target_os = "none")]
-pub unsafe fn add(range: core::ops::Range<u64>) {
+/// Gives a range of RAM to the heap. For boot alone, which has cut it out of the memory map: the
+/// range is free and mapped at its physical address. Does nothing on a host.
+pub fn give(range: core::ops::Range<u64>) {
     let start = range.start.next_multiple_of(FRAME);
     let end = range.end & !(FRAME - 1);
+    #[cfg(target_os = "none")]
     if start < end {
-        // SAFETY: as the caller promises.
+        // SAFETY: as the caller promises; the allocator is the range's only user from now on.
         unsafe { global::HEAP.lock().add_to_heap(start as usize, end as usize) };
     }
+    #[cfg(not(target_os = "none"))]
+    let _ = (start, end);
 }
 
 /// Bytes of RAM in the heap and bytes handed out.
-#[cfg(target_os = "none")]
 pub fn usage() -> (usize, usize) {
-    let heap = global::HEAP.lock();
-    (heap.stats_total_bytes(), heap.stats_alloc_actual())
+    #[cfg(target_os = "none")]
+    {
+        let heap = global::HEAP.lock();
+        (heap.stats_total_bytes(), heap.stats_alloc_actual())
+    }
+    #[cfg(not(target_os = "none"))]
+    (0, 0)
 }
 
 /// A block of zeroed physical memory, kept for good.
@@ -125,6 +129,18 @@ impl Block {
     pub fn write_u32(&self, offset: u64, value: u32) {
         // SAFETY: `at` checked the bounds; callers keep the alignment.
         unsafe { self.at(offset, 4).cast::<u32>().write_volatile(value) }
+    }
+
+    /// Reads bytes at a byte offset.
+    ///
+    /// # Panics
+    /// On an offset outside the block: a bug of ours.
+    #[inline]
+    pub fn read_bytes(&self, offset: u64, bytes: &mut [u8]) {
+        let from = self.at(offset, bytes.len() as u64);
+        // SAFETY: `at` checked the bounds; the slice is not inside the block, since nobody holds
+        // Rust references into blocks.
+        unsafe { core::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) }
     }
 
     /// Writes bytes at a byte offset.

@@ -10,10 +10,13 @@ extern crate alloc;
 
 pub mod acpi;
 pub mod apic;
+pub mod backtrace;
 pub mod boot;
 pub mod cpu;
 pub mod heap;
 pub mod ioapic;
+pub mod log_memory;
+pub mod machine;
 pub mod paging;
 pub mod serial;
 pub mod stage2;

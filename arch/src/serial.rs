@@ -48,6 +48,18 @@ pub fn put(byte: u8) {
     unsafe { outb(DATA, byte) };
 }
 
+/// True if the transmitter's FIFO is empty (or there is no port, which takes everything).
+pub fn ready() -> bool {
+    // SAFETY: as above.
+    unsafe { inb(LINE_STATUS) & TRANSMIT_EMPTY != 0 }
+}
+
+/// Writes one byte after [`ready`] said so; up to 16 of them.
+pub fn put_ready(byte: u8) {
+    // SAFETY: as above.
+    unsafe { outb(DATA, byte) };
+}
+
 /// A received byte, if there is one.
 pub fn get() -> Option<u8> {
     // SAFETY: as above.
@@ -57,8 +69,15 @@ pub fn get() -> Option<u8> {
     (status != 0xFF && status & DATA_READY != 0).then(|| unsafe { inb(DATA) })
 }
 
-/// Interrupt on received data, so that the housekeeping core may sleep.
-pub fn enable_receive_interrupt() {
+/// Interrupt on received data and on an empty transmitter, so that the housekeeping core may
+/// sleep in between.
+pub fn enable_interrupts() {
     // SAFETY: as above.
-    unsafe { outb(INTERRUPT_ENABLE, 1) };
+    unsafe { outb(INTERRUPT_ENABLE, 0b11) };
+}
+
+/// Reads the interrupt identification, which ends a transmitter-empty interrupt.
+pub fn acknowledge() {
+    // SAFETY: as above; FCR and IIR share the port number.
+    unsafe { inb(FIFO_CONTROL) };
 }

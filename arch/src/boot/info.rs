@@ -72,9 +72,15 @@ unsafe extern "C" {
     static __image_end: u8;
 }
 
-#[cfg(target_os = "none")]
 impl Image {
+    /// Where the linker put the image; nowhere on a host.
+    #[cfg(not(target_os = "none"))]
+    pub const fn here() -> Self {
+        Self { all: 0..0, text: 0..0, rodata: 0..0, data: 0..0, guard: 0..0 }
+    }
+
     /// Where the linker put the image.
+    #[cfg(target_os = "none")]
     pub fn here() -> Self {
         let at = |symbol: *const u8| symbol as u64;
         let guard = at(&raw const __boot_stack_guard);

@@ -10,8 +10,7 @@ use crate::{cpu, paging, tables, time};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// Page of conventional memory that the trampoline takes; kept out of the heap.
-pub const PAGE: u64 = 0x8000;
+use super::TRAMPOLINE as PAGE;
 
 /// Byte offsets in the trampoline's page.
 const PARAMETERS: u64 = 0x08;

@@ -1,8 +1,6 @@
 //! Traps in root mode: exceptions are bugs and end the image with a report, NMIs go to the kick
 //! protocol, other vectors to the housekeeping core's handlers. SDM volume 3, chapter 6.
 
-#![expect(unsafe_code, reason = "interrupt stubs are assembly")]
-
 use super::idt::STUB;
 use core::arch::naked_asm;
 use core::fmt;

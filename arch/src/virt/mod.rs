@@ -1,7 +1,7 @@
 //! The backend seam: what policy code needs of a CPU's virtualisation extension, in words that
 //! belong to neither vendor.
 //!
-//! The run loop is generic over [`Vcpu`]; [`detect`] finds the vendor once, at boot. A backend
+//! The run loop is generic over [`Backend`]; boot finds the vendor, in one place. A backend
 //! turns its own exit numbers into [`Exit`], so that no policy code ever sees one.
 
 pub mod vmx;
@@ -161,7 +161,7 @@ pub struct CrAccess {
     pub value: u64,
 }
 
-/// What [`Vcpu::run`] brings back.
+/// What [`Backend::run`] brings back.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct ExitInfo {
@@ -265,11 +265,11 @@ impl fmt::Display for Unusable {
     }
 }
 
-/// One virtual CPU of one backend. All calls but [`Vcpu::new`] belong on the core that runs it,
-/// with IF=0, between [`Vcpu::load`] and [`Vcpu::unload`].
-pub trait Vcpu: Sized {
+/// One virtual CPU of one backend. All calls but [`Backend::new`] belong on the core that runs it,
+/// with IF=0, between [`Backend::load`] and [`Backend::unload`].
+pub trait Backend: Sized + 'static {
     /// The vendor's name for logs and reports.
-    const BACKEND: &'static str;
+    const NAME: &'static str;
 
     /// Turns the extension on for this core.
     ///
@@ -302,10 +302,17 @@ pub trait Vcpu: Sized {
     /// Steps over the instruction that exited, ending an STI or MOV-SS shadow.
     fn skip_instruction(&mut self);
 
+    /// Steps over `len` bytes of instruction, where policy decoded it itself (second-stage
+    /// faults report no length).
+    fn advance(&mut self, len: u8);
+
     /// Delivers an event at the next entry.
     fn inject(&mut self, event: Event);
 
-    /// True if an event is set up for the next entry.
+    /// Ends a HLT state.
+    fn wake(&mut self);
+
+    /// The event that is set up for the next entry, if any.
     fn injecting(&self) -> Option<Event>;
 
     /// True if the guest could take an NMI at the next entry.
@@ -325,7 +332,7 @@ pub trait Vcpu: Sized {
     /// vCPU is loaded there.
     fn request_immediate_exit();
 
-    /// Withdraws [`Vcpu::request_immediate_exit`]. Must come before the last look at the
+    /// Withdraws [`Backend::request_immediate_exit`]. Must come before the last look at the
     /// requests, so that a later NMI's wish stands.
     fn clear_immediate_exit(&mut self);
 

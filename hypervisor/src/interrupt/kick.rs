@@ -58,6 +58,8 @@ impl Requests {
     pub const STOP: Self = Self(1 << 5);
     /// The quantum is over, or another vCPU of this core became ready.
     pub const RESCHEDULE: Self = Self(1 << 6);
+    /// End the vCPU's HLT.
+    pub const WAKE: Self = Self(1 << 7);
 
     /// Whether nothing is asked.
     #[inline]
@@ -96,7 +98,7 @@ impl BitOrAssign for Requests {
 
 impl fmt::Debug for Requests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [(Requests, &str); 7] = [
+        const NAMES: [(Requests, &str); 8] = [
             (Requests::PING, "ping"),
             (Requests::NMI, "nmi"),
             (Requests::INIT, "init"),
@@ -104,6 +106,7 @@ impl fmt::Debug for Requests {
             (Requests::START, "start"),
             (Requests::STOP, "stop"),
             (Requests::RESCHEDULE, "reschedule"),
+            (Requests::WAKE, "wake"),
         ];
         let set = NAMES.iter().filter(|(bit, _)| self.contains(*bit)).map(|(_, name)| *name);
         f.debug_set().entries(set).finish()

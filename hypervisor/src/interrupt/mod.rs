@@ -2,6 +2,21 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | [`post`] | the one door: a vector for a vCPU |
+//! | [`ipi`] | a guest's ICR writes, translated and sent |
+//! | [`apic_state`] | what of a guest's LAPIC is virtual: ids, LVT shadows, mode |
+//! | [`xapic`] | the register page of a guest in xAPIC mode |
 //! | [`kick`] | the request word of each core and the NMI that makes it look |
 
+#[cfg(not(loom))]
+pub mod apic_state;
+#[cfg(not(loom))]
+pub mod ipi;
 pub mod kick;
+#[cfg(not(loom))]
+pub mod post;
+#[cfg(not(loom))]
+pub mod xapic;
+
+#[cfg(not(loom))]
+pub use post::post;

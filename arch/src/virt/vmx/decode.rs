@@ -5,7 +5,7 @@ use super::insn::{vmread, vmwrite};
 use super::{BLOCKED_BY_NMI, VmxVcpu};
 use crate::virt::{
     CrAccess, Event, Exit, ExitInfo, GuestRegs, IoAccess, Reg, Report, SecondStageFault,
-    SoftwareEvent, StringIo, Vcpu,
+    Backend, SoftwareEvent, StringIo,
 };
 use arch_defs::vmx::exit::{CrQualification, EptQualification, IoQualification};
 use arch_defs::vmx::{ExitReason, Field, VectoringInfo};

@@ -16,7 +16,7 @@ use crate::heap::Block;
 use crate::tables::area;
 use crate::virt::{
     CodeSegment, ControlRegisters, EntryControls, Event, ExitInfo, GuestRegs, Report,
-    SoftwareEvent, StartState, Unusable, Vcpu, VcpuConfig,
+    SoftwareEvent, StartState, Unusable, Backend, VcpuConfig,
 };
 use arch_defs::vmx::control::{Pin, Proc};
 use arch_defs::vmx::{Field, VectoringInfo};
@@ -61,8 +61,8 @@ impl VmxVcpu {
     }
 }
 
-impl Vcpu for VmxVcpu {
-    const BACKEND: &'static str = "vmx";
+impl Backend for VmxVcpu {
+    const NAME: &'static str = "vmx";
 
     fn enable_core() -> Result<(), Unusable> {
         capability::enable()
@@ -78,6 +78,8 @@ impl Vcpu for VmxVcpu {
         assert!(loaded.is_ok(), "VMPTRLD of our own VMCS");
         // Only now may the NMI handler write fields: before, they would hit another VMCS.
         area().vmcs_live.store(true, Ordering::Relaxed);
+        // This VMCS may still hold a wish from its last stay: have it withdrawn before the entry.
+        area().immediate_exit.store(true, Ordering::Relaxed);
     }
 
     fn unload(&mut self) {
@@ -115,8 +117,13 @@ impl Vcpu for VmxVcpu {
 
     #[inline(always)]
     fn skip_instruction(&mut self) {
+        self.advance(vmread(Field::ExitInstructionLength) as u8);
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, len: u8) {
         let old = vmread(Field::GuestRip);
-        let mut rip = old.wrapping_add(vmread(Field::ExitInstructionLength));
+        let mut rip = old.wrapping_add(u64::from(len));
         if (rip ^ old) >> 32 != 0 {
             rip = self.wrap_rip(rip);
         }
@@ -168,6 +175,10 @@ impl Vcpu for VmxVcpu {
         // An event makes the vCPU active: HLT ends (Bochs 2.7 reports it active already).
         vmwrite(Field::GuestActivity, 0);
         vmwrite(Field::EntryInterruptionInfo, u64::from(u32::from(info)));
+    }
+
+    fn wake(&mut self) {
+        vmwrite(Field::GuestActivity, 0);
     }
 
     fn injecting(&self) -> Option<Event> {

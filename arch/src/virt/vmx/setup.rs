@@ -6,7 +6,7 @@
 use super::entry::EntryFrame;
 use super::insn::{self, vmread, vmwrite};
 use super::{VmxVcpu, capability};
-use crate::virt::{GuestRegs, MsrAccess, StartState, Unusable, Vcpu, VcpuConfig};
+use crate::virt::{GuestRegs, MsrAccess, StartState, Backend, Unusable, VcpuConfig};
 use crate::{cpu, heap, tables};
 use arch_defs::vmx::Field;
 use arch_defs::vmx::field::{CS, DS, ES, FS, GS, LDTR, SS, SegmentFields, TR};

@@ -1,0 +1,326 @@
+//! Bring-up, in the order it happens: serial, heap, boot information, ACPI, page tables, cores,
+//! configuration, VMs; then the housekeeping loop. Read it top to bottom.
+//!
+//! A machine or a configuration that cannot be used gets a message that says what is missing and
+//! what to change, and a `BEELINE fatal` line.
+
+mod command_line;
+
+use crate::console;
+use crate::cores::{self, MAX_CORES};
+use crate::exit::cpuid::Vendor;
+use crate::memory::GuestRam;
+use crate::sync::Once;
+use crate::vcpu::{self, MachineRates, Vcpu};
+use crate::vm::{self, Vm};
+use crate::{fatal, housekeeping};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use arch::acpi::Platform;
+use arch::boot::{BootInfo, Module};
+use arch::machine::ExitPort;
+use arch::stage2::Stage2;
+use arch::virt::Backend;
+use arch::virt::vmx::VmxVcpu;
+use arch::{acpi, apic, cpu, heap, ioapic, tables, time};
+use command_line::CommandLine;
+use core::ops::Range;
+use guest_loader::config::{self, Config, MachineFacts};
+
+/// The machine and what the boot loader brought.
+pub struct Machine {
+    /// What firmware says.
+    pub platform: Platform,
+    /// Clock rates and vendor.
+    pub rates: MachineRates,
+    /// Images and the configuration.
+    pub modules: Vec<Module>,
+}
+
+/// Where the parked cores' page lies, and how cores find their work.
+struct Shared {
+    parking: Stage2,
+    rates: MachineRates,
+}
+
+static SHARED: Once<Shared> = Once::new();
+static EXIT_PORT: Once<ExitPort> = Once::new();
+static VENDOR: Once<Vendor> = Once::new();
+
+/// Whose rules CPUID and MSRs follow.
+#[inline]
+pub fn vendor() -> Vendor {
+    VENDOR.get().copied().unwrap_or(Vendor::Intel)
+}
+
+/// Ends the machine as the command line says.
+pub fn end_machine(success: bool) -> ! {
+    arch::machine::exit(EXIT_PORT.get().copied().unwrap_or_default(), success);
+    cpu::halt_forever()
+}
+
+/// The boot core's way, from the entry point to the housekeeping loop.
+pub fn main(magic: u32, info: u64) -> ! {
+    console::init();
+    match bring_up(magic, info) {
+        Ok(well) => {
+            console::flush_now();
+            console::line(format_args!("BEELINE done"));
+            end_machine(well)
+        }
+        Err(why) => {
+            console::flush_now();
+            log::error!("{why}");
+            console::line(format_args!("BEELINE fatal {why}"));
+            end_machine(false)
+        }
+    }
+}
+
+fn bring_up(magic: u32, info: u64) -> Result<bool, String> {
+    let image = arch::boot::Image::here();
+    let first = arch::boot::first_heap(magic, info, &image.all).map_err(ToString::to_string)?;
+    // The span was checked to be free RAM below 4 GiB, which the boot page tables map.
+    heap::give(first.clone());
+    let boot = arch::boot::parse(magic, info)?;
+    let line = CommandLine::parse(&boot.cmdline);
+    EXIT_PORT.call_once(|| line.exit);
+    console::preserve(&boot.ram);
+    line.report();
+    log::info!(
+        "Beeline {} ({} build), {} MiB of RAM",
+        env!("CARGO_PKG_VERSION"),
+        build(),
+        boot.ram.iter().map(|r| r.end - r.start).sum::<u64>() >> 20
+    );
+    let platform = acpi::read(boot.acpi)?;
+    build_address_space(&image, &boot, &first);
+    check_cpu()?;
+    tables::set_fatal_handler(fatal::exception);
+    tables::install(0).map_err(|e| e.to_string())?;
+    apic::enable();
+    ioapic::init(&platform.io_apics);
+    let rates = measure_clocks(&platform, &line)?;
+    let machine = Machine { platform, rates, modules: boot.modules };
+    log::info!(
+        "TSC {} kHz, LAPIC timer {} kHz, {} processors, {} PCI windows, {} IOMMUs",
+        rates.tsc_hz / 1000,
+        rates.lapic_hz / 1000,
+        machine.platform.processors.len(),
+        machine.platform.ecam.len(),
+        machine.platform.dmar_units
+    );
+    // The one place where the vendor is chosen. SVM follows.
+    if cpu::has_svm() && !cpu::has_vmx() {
+        return Err("this CPU has AMD SVM, which this version does not drive yet: use an Intel CPU \
+                    with VMX"
+            .to_string());
+    }
+    with_backend::<VmxVcpu>(&machine)
+}
+
+const fn build() -> &'static str {
+    if cfg!(debug_assertions) { "debug" } else { "release" }
+}
+
+/// Everything that depends on the CPU's vendor.
+fn with_backend<B: Backend>(machine: &Machine) -> Result<bool, String> {
+    tables::set_nmi_handler(vcpu::nmi_in_root::<B>);
+    B::enable_core().map_err(|e| e.to_string())?;
+    let parking = parking_space().ok_or("no memory for the parking page")?;
+    SHARED.call_once(|| Shared { parking, rates: machine.rates });
+    let cores = start_cores::<B>(machine)?;
+    console::line(format_args!(
+        "BEELINE ready cpus={cores} backend={} build={} tsc_hz={}",
+        B::NAME,
+        build(),
+        machine.rates.tsc_hz
+    ));
+    let config = read_config(&machine.modules)?;
+    let names: Vec<&str> = machine.modules.iter().map(|m| m.name.as_str()).collect();
+    let (total, used) = heap::usage();
+    let facts = MachineFacts {
+        cores: Some(cores),
+        memory: Some((total - used) as u64),
+        modules: Some(&names),
+    };
+    config::check(&config, &facts).map_err(|e| format!("configuration: {e}"))?;
+    vm::publish(build_vms(config)?);
+    Ok(housekeeping::run(machine))
+}
+
+/// W^X, guard pages, everything else of RAM writable and not executable.
+fn build_address_space(image: &arch::boot::Image, boot: &BootInfo, first: &Range<u64>) {
+    use arch::paging::{Access, activate};
+    let mut map: Vec<(Range<u64>, Access)> = Vec::new();
+    // Conventional memory: the trampoline is written, then executed; nothing else lives there.
+    map.push((0x1000..0xA_0000, Access::WRITE));
+    map.push((arch::boot::TRAMPOLINE..arch::boot::TRAMPOLINE + 0x1000, Access::WRITE | Access::EXECUTE));
+    for range in &boot.ram {
+        let start = range.start.max(0x10_0000).next_multiple_of(4096);
+        let end = range.end & !4095;
+        if start < end {
+            map.push((start..end, Access::WRITE));
+        }
+    }
+    map.push((image.text.clone(), Access::EXECUTE));
+    map.push((image.rodata.clone(), Access::empty()));
+    map.push((image.data.clone(), Access::WRITE));
+    for module in &boot.modules {
+        let range = module.range();
+        if !range.is_empty() {
+            map.push((range, Access::empty()));
+        }
+    }
+    activate(&map);
+    arch::paging::guard_page(image.guard.start);
+    // What the boot loader left free becomes heap, but for the span that is heap already.
+    let mut used: Vec<Range<u64>> = boot.modules.iter().map(Module::range).collect();
+    used.extend([image.all.clone(), boot.info.clone(), first.clone()]);
+    for range in arch::boot::free(&boot.ram, &used) {
+        heap::give(range);
+    }
+}
+
+fn check_cpu() -> Result<(), String> {
+    if !cpu::has_x2apic() {
+        return Err("this CPU has no x2APIC (CPUID.1:ECX bit 21): switch x2APIC on in the \
+                    firmware, or give the outer QEMU `-cpu host,+x2apic`"
+            .to_string());
+    }
+    VENDOR.call_once(|| match &cpu::vendor() {
+        b"AuthenticAMD" | b"HygonGenuine" => Vendor::Amd,
+        _ => Vendor::Intel,
+    });
+    Ok(())
+}
+
+fn measure_clocks(platform: &Platform, line: &CommandLine) -> Result<MachineRates, String> {
+    let measured = time::measure(platform.pm_timer).ok_or(
+        "neither the ACPI PM timer nor the PIT counts: the TSC frequency cannot be measured; give \
+         it as tsc-hz=N on the command line",
+    );
+    let (tsc_hz, lapic_hz) = match (measured, line.tsc_hz) {
+        (Ok(rates), Some(given)) => (given, scale(rates.lapic_hz, given, rates.tsc_hz)),
+        (Ok(rates), None) => (rates.tsc_hz, rates.lapic_hz),
+        (Err(_), Some(given)) => (given, given),
+        (Err(why), None) => return Err(why.to_string()),
+    };
+    Ok(MachineRates { tsc_hz, lapic_hz, vendor: vendor() })
+}
+
+fn scale(value: u64, to: u64, from: u64) -> u64 {
+    (u128::from(value) * u128::from(to) / u128::from(from.max(1))) as u64
+}
+
+/// A guest-physical space of one page, with the code that a parked core runs.
+fn parking_space() -> Option<Stage2> {
+    let page = heap::frame()?;
+    page.write_bytes(0, &vcpu::PARKING_CODE);
+    let mut space = Stage2::new(0).ok()?;
+    space.map(0..heap::FRAME, page.address()).ok()?;
+    // The page stays for good.
+    core::mem::forget(page);
+    Some(space)
+}
+
+/// Starts every other core; returns how many cores there are now.
+fn start_cores<B: Backend>(machine: &Machine) -> Result<u32, String> {
+    let me = apic::id();
+    cores::core(0).set_apic_id(me);
+    cores::core(0).set_online();
+    let others = machine.platform.processors.iter().filter(|p| p.apic_id != me.0);
+    let mut count = 1;
+    for processor in others {
+        if count as usize >= MAX_CORES {
+            log::warn!("more than {MAX_CORES} processors: the others stay off");
+            break;
+        }
+        let id = apic::PhysicalApicId(processor.apic_id);
+        cores::core(count as usize).set_apic_id(id);
+        arch::boot::start_core(count, id, machine.rates.tsc_hz, core_main::<B>)
+            .map_err(|e| format!("core with APIC id {}: {e}", processor.apic_id))?;
+        let begin = cpu::rdtsc();
+        while !cores::core(count as usize).online() {
+            if cpu::rdtsc().wrapping_sub(begin) > machine.rates.tsc_hz {
+                return Err(format!(
+                    "core with APIC id {} started but cannot run guests; its reason stands above",
+                    processor.apic_id
+                ));
+            }
+            cpu::pause();
+        }
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// The other cores' way, from the trampoline to their loops.
+fn core_main<B: Backend>(index: u32) -> ! {
+    match prepare_core::<B>(index) {
+        Ok(parking) => {
+            cores::this().set_online();
+            while !vm::published() {
+                cpu::pause();
+            }
+            vcpu::core_loop(parking, my_vcpu::<B>(index as usize))
+        }
+        Err(why) => {
+            console::line(format_args!("[beeline] error: core {index}: {why}"));
+            cpu::halt_forever()
+        }
+    }
+}
+
+fn prepare_core<B: Backend>(index: u32) -> Result<B, String> {
+    tables::install(index).map_err(|e| e.to_string())?;
+    apic::enable();
+    // Leave the LAPIC as INIT leaves it: that is how a guest expects to find it.
+    apic::reset().map_err(|left| format!("its LAPIC is not empty: {left:?}"))?;
+    B::enable_core().map_err(|e| e.to_string())?;
+    let shared = SHARED.get().ok_or("started before boot was ready")?;
+    vcpu::parking(&shared.parking).map_err(|e| e.to_string())
+}
+
+fn my_vcpu<B: Backend>(index: usize) -> Option<Vcpu<B>> {
+    let rates = SHARED.get()?.rates;
+    let (vm, shared) = vm::all()
+        .iter()
+        .flat_map(|vm| vm.vcpus.iter().map(move |vcpu| (vm, vcpu)))
+        .find(|(_, vcpu)| vcpu.core == index)?;
+    match Vcpu::new(vm, shared, rates) {
+        Ok(vcpu) => Some(vcpu),
+        Err(why) => {
+            log::error!("vm {} vCPU {}: {why}", vm.config.name, shared.id);
+            vm.ask(vm::Ask::Refused);
+            None
+        }
+    }
+}
+
+fn read_config(modules: &[Module]) -> Result<Config, String> {
+    let module = modules.iter().find(|m| m.name == "config").ok_or(
+        "the boot loader brought no module named \"config\": pack one with `beeline config` and \
+         load it with `module2`",
+    )?;
+    config::unpack(module.data).map_err(|e| format!("module \"config\": {e}"))
+}
+
+fn build_vms(config: Config) -> Result<Vec<Vm>, String> {
+    let largest = 1;
+    let mut vms = Vec::new();
+    for (index, config) in config.vms.into_iter().enumerate() {
+        let no_memory = format!(
+            "vm {}: memory = {} MiB is not there in pieces of 2 MiB and more",
+            config.name,
+            config.memory >> 20
+        );
+        let ram = GuestRam::new(config.memory).map_err(|_| no_memory.clone())?;
+        let mut space = Stage2::new(largest).map_err(|_| no_memory.clone())?;
+        ram.map(&mut space).map_err(|_| no_memory)?;
+        vms.push(Vm::new(index, config, ram, space));
+    }
+    Ok(vms)
+}
+

@@ -1,0 +1,88 @@
+//! What the cores know of each other: the shared half of each core's state. The private half is
+//! the run loop's own [`crate::vcpu::Core`].
+//!
+//! No locks; every field is atomic, and each says who writes it.
+
+use crate::interrupt::kick::KickWord;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use arch::apic::PhysicalApicId;
+
+/// Cores that Beeline can use. More are left in wait-for-SIPI, with a warning.
+pub const MAX_CORES: usize = 64;
+
+/// One core as the others see it.
+pub struct CoreShared {
+    /// Requests to this core, and the kick that makes it look.
+    pub kick: KickWord,
+    apic_id: AtomicU32,
+    online: AtomicBool,
+    /// Counters of the NMI protocol, written by this core.
+    pub nmis: NmiCounters,
+}
+
+/// How the NMIs of a core were taken.
+pub struct NmiCounters {
+    /// As a VM exit.
+    pub exits: AtomicU64,
+    /// By the handler in root mode.
+    pub in_root: AtomicU64,
+    /// Of all: real ones, for the guest.
+    pub real: AtomicU64,
+}
+
+impl CoreShared {
+    const fn new() -> Self {
+        Self {
+            kick: KickWord::new(),
+            apic_id: AtomicU32::new(0),
+            online: AtomicBool::new(false),
+            nmis: NmiCounters {
+                exits: AtomicU64::new(0),
+                in_root: AtomicU64::new(0),
+                real: AtomicU64::new(0),
+            },
+        }
+    }
+
+    /// The core's physical APIC id.
+    pub fn apic_id(&self) -> PhysicalApicId {
+        PhysicalApicId(self.apic_id.load(Ordering::Relaxed))
+    }
+
+    /// Records the id, once, at boot.
+    pub fn set_apic_id(&self, id: PhysicalApicId) {
+        self.apic_id.store(id.0, Ordering::Relaxed);
+    }
+
+    /// True once the core is in root mode and listens to kicks.
+    pub fn online(&self) -> bool {
+        self.online.load(Ordering::Acquire)
+    }
+
+    /// Says so.
+    pub fn set_online(&self) {
+        self.online.store(true, Ordering::Release);
+    }
+}
+
+static CORES: [CoreShared; MAX_CORES] = [const { CoreShared::new() }; MAX_CORES];
+
+/// A core by its index.
+///
+/// # Panics
+/// On an index that is no core's: indices come from our own tables.
+#[inline]
+pub fn core(index: usize) -> &'static CoreShared {
+    &CORES[index]
+}
+
+/// This core.
+#[inline]
+pub fn this() -> &'static CoreShared {
+    core(arch::cpu::core_index())
+}
+
+/// A core by its index, if there is one (numbers that come from outside).
+pub fn get(index: usize) -> Option<&'static CoreShared> {
+    CORES.get(index).filter(|core| core.online())
+}

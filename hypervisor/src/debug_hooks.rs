@@ -1,0 +1,347 @@
+//! Debug hooks of the guest interface: kick storms and raw NMIs, driven by the housekeeping core
+//! for a test guest that asks for them (docs/src/guest-interface.md). Only debug images act on
+//! them, and only for a VM whose configuration says `debug_hooks = true`.
+//!
+//! A storm has one target core; its figures are one static set. No locks: single words, written
+//! by the cores named at each field.
+
+use crate::cores;
+use crate::interrupt::kick::Requests;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use arch::cpu::rdtsc;
+use arch::virt::GuestRegs;
+
+/// Phases a guest can name in R15.
+const PHASES: usize = 8;
+const PHASE_MAGIC: u64 = 0xBEE1_1E00;
+/// Largest burst of merged kicks.
+const BURST: u64 = 8;
+/// Largest random distance between kicks, in ticks; not a multiple of the emulator's SMP turn.
+const DISTANCE: u64 = 3001;
+/// How long a kick may take before the storm gives it up as lost, in ticks.
+const LOST: u64 = 200_000_000;
+
+/// How a storm kicks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// At any moment.
+    Random,
+    /// Between the last request check and the entry.
+    BeforeEntry,
+    /// Merged bursts.
+    Burst,
+    /// While an exit is handled.
+    InExit,
+}
+
+/// Where a target core waits for the storm's NMI. Written by the target, except `armed`.
+struct Ambush {
+    /// 1: arm the point before the entry, 2: the one in an exit. Written by the housekeeping core.
+    armed: AtomicU32,
+    /// The target stands there now.
+    waiting: AtomicBool,
+}
+
+struct Storm {
+    running: AtomicBool,
+    target: AtomicU32,
+    mode: AtomicU32,
+    left: AtomicU64,
+    raw: AtomicBool,
+    distance: AtomicU64,
+    random: AtomicU64,
+    next: AtomicU64,
+    sent_at: AtomicU64,
+    /// Kicks of the burst under way that are not yet posted.
+    burst: AtomicU64,
+    ambush: Ambush,
+    posted: AtomicU64,
+    acknowledged: AtomicU64,
+    longest: AtomicU64,
+    total: AtomicU64,
+    measured: AtomicU64,
+    sent: AtomicU64,
+    exits: AtomicU64,
+    in_root: AtomicU64,
+    before_entry: AtomicU64,
+    raw_sent: AtomicU64,
+    phases: [AtomicU64; PHASES],
+}
+
+static STORM: Storm = Storm {
+    running: AtomicBool::new(false),
+    target: AtomicU32::new(u32::MAX),
+    mode: AtomicU32::new(0),
+    left: AtomicU64::new(0),
+    raw: AtomicBool::new(false),
+    distance: AtomicU64::new(0),
+    random: AtomicU64::new(1),
+    next: AtomicU64::new(0),
+    sent_at: AtomicU64::new(0),
+    burst: AtomicU64::new(0),
+    ambush: Ambush { armed: AtomicU32::new(0), waiting: AtomicBool::new(false) },
+    posted: AtomicU64::new(0),
+    acknowledged: AtomicU64::new(0),
+    longest: AtomicU64::new(0),
+    total: AtomicU64::new(0),
+    measured: AtomicU64::new(0),
+    sent: AtomicU64::new(0),
+    exits: AtomicU64::new(0),
+    in_root: AtomicU64::new(0),
+    before_entry: AtomicU64::new(0),
+    raw_sent: AtomicU64::new(0),
+    phases: [const { AtomicU64::new(0) }; PHASES],
+};
+
+const R: Ordering = Ordering::Relaxed;
+
+fn is_target(core: usize) -> bool {
+    STORM.target.load(R) as usize == core && STORM.running.load(Ordering::Acquire)
+}
+
+/// A debug hypercall by its number; `None` for a bad argument.
+pub fn hypercall(number: u64, regs: &GuestRegs, target: Option<usize>) -> Option<u64> {
+    match number {
+        0 => start(target?, mode(regs.rsi)?, regs.rbx, regs.rcx, None),
+        1 => figure(regs.rbx),
+        2 => start(target?, Mode::Random, regs.rbx, 1, Some(regs.rcx)),
+        3 => {
+            reset();
+            Some(0)
+        }
+        _ => None,
+    }
+}
+
+fn mode(number: u64) -> Option<Mode> {
+    Some(match number {
+        0 => Mode::Random,
+        1 => Mode::BeforeEntry,
+        2 => Mode::Burst,
+        3 => Mode::InExit,
+        _ => return None,
+    })
+}
+
+fn start(target: usize, mode: Mode, count: u64, seed: u64, raw: Option<u64>) -> Option<u64> {
+    if STORM.running.load(Ordering::Acquire) {
+        return None;
+    }
+    STORM.target.store(target as u32, R);
+    STORM.mode.store(mode as u32, R);
+    STORM.left.store(count, R);
+    STORM.raw.store(raw.is_some(), R);
+    STORM.distance.store(raw.unwrap_or(0), R);
+    STORM.random.store(seed | 1, R);
+    STORM.next.store(rdtsc(), R);
+    STORM.burst.store(0, R);
+    STORM.sent_at.store(0, R);
+    STORM.ambush.waiting.store(false, R);
+    STORM.running.store(true, Ordering::Release);
+    crate::housekeeping::wake();
+    Some(0)
+}
+
+fn figures() -> [&'static AtomicU64; 9] {
+    let s = &STORM;
+    [
+        &s.posted,
+        &s.acknowledged,
+        &s.longest,
+        &s.total,
+        &s.sent,
+        &s.exits,
+        &s.in_root,
+        &s.before_entry,
+        &s.raw_sent,
+    ]
+}
+
+fn reset() {
+    figures().iter().for_each(|figure| figure.store(0, R));
+    STORM.measured.store(0, R);
+    STORM.phases.iter().for_each(|phase| phase.store(0, R));
+}
+
+fn figure(number: u64) -> Option<u64> {
+    let s = &STORM;
+    Some(match number {
+        0 => s.running.load(Ordering::Acquire).into(),
+        1 => s.posted.load(R),
+        2 => s.acknowledged.load(R),
+        3 => s.longest.load(R),
+        4 => s.total.load(R) / s.measured.load(R).max(1),
+        5 => s.sent.load(R),
+        6 => s.exits.load(R),
+        7 => s.in_root.load(R),
+        8 => s.before_entry.load(R),
+        9 => cores::get(s.target.load(R) as usize)?.nmis.real.load(R),
+        10 => s.raw_sent.load(R),
+        16.. => s.phases.get(usize::try_from(number - 16).ok()?)?.load(R),
+        _ => return None,
+    })
+}
+
+fn random(below: u64) -> u64 {
+    // xorshift64: seeded, so that a storm can be repeated.
+    let mut x = STORM.random.load(R);
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    STORM.random.store(x, R);
+    x % below
+}
+
+/// One step of the storm, by the housekeeping core's loop. True while there is one.
+pub fn drive() -> bool {
+    if !cfg!(debug_assertions) || !STORM.running.load(Ordering::Acquire) {
+        return false;
+    }
+    let now = rdtsc();
+    let waiting_since = STORM.sent_at.load(R);
+    if waiting_since != 0 {
+        // The kick under way must be acknowledged before the next one: else it could not be
+        // told which was lost.
+        if STORM.acknowledged.load(Ordering::Acquire) == STORM.posted.load(R) {
+            STORM.sent_at.store(0, R);
+            STORM.next.store(now + distance(), R);
+        } else if now.wrapping_sub(waiting_since) > LOST {
+            log::error!("kick storm: a kick is not acknowledged");
+            finish();
+        }
+        return true;
+    }
+    if now < STORM.next.load(R) {
+        return true;
+    }
+    if STORM.left.load(R) == 0 {
+        finish();
+        return false;
+    }
+    if STORM.raw.load(R) { raw_nmi(now) } else { kick(now) }
+    true
+}
+
+/// True while a storm is under way.
+pub fn running() -> bool {
+    cfg!(debug_assertions) && STORM.running.load(Ordering::Acquire)
+}
+
+fn finish() {
+    STORM.ambush.armed.store(0, Ordering::Release);
+    STORM.running.store(false, Ordering::Release);
+}
+
+fn distance() -> u64 {
+    match STORM.distance.load(R) {
+        0 => random(DISTANCE),
+        fixed => fixed,
+    }
+}
+
+fn raw_nmi(now: u64) {
+    let Some(target) = cores::get(STORM.target.load(R) as usize) else { return finish() };
+    // Outside the kick protocol, as a chipset would.
+    arch::apic::send_nmi(target.apic_id());
+    STORM.raw_sent.fetch_add(1, R);
+    STORM.left.fetch_sub(1, R);
+    STORM.next.store(now + distance(), R);
+}
+
+fn kick(now: u64) {
+    let Some(target) = cores::get(STORM.target.load(R) as usize) else { return finish() };
+    let mode = STORM.mode.load(R);
+    let ambush = match mode {
+        m if m == Mode::BeforeEntry as u32 => 1,
+        m if m == Mode::InExit as u32 => 2,
+        _ => 0,
+    };
+    if ambush != 0 {
+        STORM.ambush.armed.store(ambush, Ordering::Release);
+        if !STORM.ambush.waiting.load(Ordering::Acquire) {
+            // The target comes by with its next exit.
+            return;
+        }
+    }
+    let burst = if mode == Mode::Burst as u32 { 1 + random(BURST) } else { 1 };
+    STORM.sent_at.store(now, R);
+    // A burst counts as one request: its bits merge, and it is acknowledged once.
+    STORM.posted.fetch_add(1, Ordering::Release);
+    STORM.left.fetch_sub(1, R);
+    let sent = rdtsc();
+    STORM.sent_at.store(sent, R);
+    for _ in 0..burst {
+        target.kick.post(Requests::PING, || {
+            STORM.sent.fetch_add(1, R);
+            arch::apic::send_nmi(target.apic_id());
+        });
+    }
+}
+
+/// The target serves a storm's request (target core).
+pub fn acknowledge(core: usize) {
+    if !cfg!(debug_assertions) || !is_target(core) {
+        return;
+    }
+    // Merged requests of one burst may be seen in two servings; the posting counts once.
+    if STORM.acknowledged.load(R) < STORM.posted.load(Ordering::Acquire) {
+        let took = rdtsc().wrapping_sub(STORM.sent_at.load(R));
+        STORM.longest.fetch_max(took, R);
+        STORM.total.fetch_add(took, R);
+        STORM.measured.fetch_add(1, R);
+        STORM.acknowledged.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// The target took an NMI as an exit, with this R15.
+pub fn nmi_exit(core: usize, r15: u64) {
+    if !is_target(core) {
+        return;
+    }
+    STORM.exits.fetch_add(1, R);
+    if r15 & !0xFF == PHASE_MAGIC
+        && let Some(phase) = STORM.phases.get((r15 & 0xFF) as usize)
+    {
+        phase.fetch_add(1, R);
+    }
+}
+
+/// The target's host NMI handler ran.
+pub fn nmi_in_root(core: usize) {
+    if is_target(core) {
+        STORM.in_root.fetch_add(1, R);
+    }
+}
+
+/// Between the last look at the requests and the entry: the place where a lost kick would be
+/// lost (REQUIREMENTS D2). An armed storm sends its NMI while the target stands here.
+pub fn before_entry(core: usize) {
+    if ambush(core, 1) {
+        STORM.before_entry.fetch_add(1, R);
+    }
+}
+
+/// In the middle of an exit.
+pub fn in_exit(core: usize) {
+    ambush(core, 2);
+}
+
+/// Waits here until the storm's NMI has been taken; true if it was.
+fn ambush(core: usize, place: u32) -> bool {
+    if !is_target(core) || STORM.ambush.armed.load(Ordering::Acquire) != place {
+        return false;
+    }
+    let before = STORM.in_root.load(R);
+    let since = rdtsc();
+    STORM.ambush.waiting.store(true, Ordering::Release);
+    while STORM.in_root.load(R) == before {
+        if !STORM.running.load(Ordering::Acquire) || rdtsc().wrapping_sub(since) > LOST {
+            STORM.ambush.waiting.store(false, Ordering::Release);
+            return false;
+        }
+        arch::cpu::pause();
+    }
+    STORM.ambush.armed.store(0, Ordering::Release);
+    STORM.ambush.waiting.store(false, Ordering::Release);
+    true
+}

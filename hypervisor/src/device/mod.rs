@@ -1,0 +1,14 @@
+//! Virtual devices: pure state machines that the exit handlers drive and the host tests.
+//!
+//! A device knows neither vCPUs nor interrupts: it says what its line or message is, and the caller passes that
+//! to `interrupt::post`. The caller holds the VM's device lock around every call. No unsafe, no panic on any input.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`uart`] | COM1, a 16550A |
+//! | [`ioapic`] | the virtual IOAPIC |
+//! | [`power`] | reset and power-off ports |
+
+pub mod ioapic;
+pub mod power;
+pub mod uart;

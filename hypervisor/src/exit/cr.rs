@@ -1,0 +1,101 @@
+//! Writes to CR0, CR4 and XCR0 that touch bits the hypervisor owns. SDM volume 3, section 2.5
+//! and 13.3 of volume 1.
+
+use crate::stats::ExitKind;
+use crate::vcpu::{Vcpu, cr4_allowed};
+use arch::cpu::{CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_MCE, CR4_OSXSAVE};
+use arch::virt::{Backend, CrAccess, Event};
+
+/// Bits of CR0 that exist: PE, MP, EM, TS, ET, NE, WP, AM, NW, CD, PG.
+const CR0_KNOWN: u64 = 0xE005_003F;
+const CR4_PAE: u64 = 1 << 5;
+const CR4_PCIDE: u64 = 1 << 17;
+
+/// MOV to CR0 or CR4.
+#[inline(never)]
+pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, access: CrAccess) {
+    vcpu.shared.stats.count(ExitKind::CrAccess);
+    let now = vcpu.backend.control_registers();
+    let legal = match access.register {
+        0 => cr0_legal(access.value, now.cr4, now.efer),
+        4 => cr4_legal(access.value, cr4_allowed(&vcpu.cpuid), now.efer),
+        _ => false,
+    };
+    if !legal {
+        vcpu.backend.inject(Event::GENERAL_PROTECTION);
+        return;
+    }
+    match access.register {
+        0 => vcpu.backend.set_cr0(access.value),
+        _ => vcpu.backend.set_cr4(access.value),
+    }
+    vcpu.backend.skip_instruction();
+}
+
+/// The combinations that raise #GP (SDM volume 3, section 2.5).
+fn cr0_legal(value: u64, cr4: u64, efer: u64) -> bool {
+    let has = |bit| value & bit != 0;
+    let long = efer & arch::cpu::EFER_LME != 0;
+    value >> 32 == 0
+        && value & !CR0_KNOWN & 0xFFFF_FFFF == 0
+        && !(has(CR0_PG) && !has(CR0_PE))
+        && !(has(CR0_NW) && !has(CR0_CD))
+        && !(has(CR0_PG) && long && cr4 & CR4_PAE == 0)
+}
+
+fn cr4_legal(value: u64, allowed: u64, efer: u64) -> bool {
+    let long = efer & arch::cpu::EFER_LMA != 0;
+    value & !(allowed | CR4_MCE) == 0
+        && !(long && value & CR4_PAE == 0)
+        && !(!long && value & CR4_PCIDE != 0)
+}
+
+/// XSETBV.
+#[inline(never)]
+pub fn xsetbv<B: Backend>(vcpu: &mut Vcpu<B>) {
+    vcpu.shared.stats.count(ExitKind::Xsetbv);
+    let regs = *vcpu.backend.regs();
+    let value = regs.edx_eax();
+    if vcpu.backend.control_registers().cr4 & CR4_OSXSAVE == 0 {
+        vcpu.backend.inject(Event::UNDEFINED_OPCODE);
+        return;
+    }
+    let legal = vcpu.backend.cpl() == 0
+        && regs.rcx as u32 == 0
+        && value & !vcpu.cpuid.allowed_xcr0() == 0
+        && arch::cpu::set_xcr0(value).is_ok();
+    if legal {
+        vcpu.xcr0 = value;
+        vcpu.backend.skip_instruction();
+    } else {
+        vcpu.backend.inject(Event::GENERAL_PROTECTION);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r_s8_illegal_cr0_values_fault() {
+        assert!(cr0_legal(0x8005_0033, 0x20, 0x500));
+        assert!(cr0_legal(0x6000_0010, 0, 0));
+        assert!(!cr0_legal(0x8000_0000, 0x20, 0));
+        assert!(!cr0_legal(0x2000_0011, 0, 0));
+        assert!(!cr0_legal(0x8000_0001, 0, 0x100));
+        assert!(!cr0_legal(1 << 40, 0, 0));
+        assert!(!cr0_legal(1 << 6, 0, 0));
+    }
+
+    #[test]
+    fn r_s8_illegal_cr4_values_fault() {
+        let allowed = 0x7FF | 1 << 17 | 1 << 18;
+        assert!(cr4_legal(0x6F0, allowed, 0x500));
+        assert!(cr4_legal(1 << 6, allowed & !(1 << 6), 0));
+        assert!(!cr4_legal(1 << 13, allowed, 0), "VMXE");
+        assert!(!cr4_legal(1 << 12, allowed, 0), "LA57");
+        assert!(!cr4_legal(0x10, allowed, 0x500), "PAE off in long mode");
+        assert!(!cr4_legal(1 << 17 | 0x20, allowed, 0), "PCIDE outside long mode");
+        assert!(!cr4_legal(1 << 40, allowed, 0));
+    }
+}

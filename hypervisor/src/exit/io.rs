@@ -1,0 +1,133 @@
+//! Port I/O: the ports of the guest interface, and the default for all others: read as ones,
+//! ignored writes, counted.
+
+use super::fault;
+use crate::stats::ExitKind;
+use crate::sync::Ordering;
+use crate::vcpu::Vcpu;
+use crate::vm::walk::{PagingState, ReadPhys, translate};
+use arch::virt::{Backend, IoAccess, StringIo};
+
+const WINDOW_PORT: u16 = 0x0BE0;
+const RFLAGS_DF: u64 = 1 << 10;
+
+/// IN, OUT, INS or OUTS.
+#[inline(never)]
+pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, access: IoAccess) {
+    vcpu.shared.stats.count(ExitKind::Io);
+    if let Some(string) = access.string {
+        string_io(vcpu, access, string);
+        return;
+    }
+    let mask = mask(access.size);
+    if access.is_in {
+        let value = read(vcpu, access.port, access.size);
+        let regs = vcpu.backend.regs();
+        // A 32-bit IN clears the upper half of RAX, narrower ones keep the rest.
+        let keep = if access.size == 4 { 0 } else { regs.rax & !mask };
+        regs.rax = keep | value & mask;
+    } else {
+        let value = vcpu.backend.regs().rax & mask;
+        write(vcpu, access.port, access.size, value as u32);
+    }
+    // A write may have stopped the VM, whose vCPU then has no next instruction; skipping it is
+    // harmless, since a restart sets RIP.
+    vcpu.backend.skip_instruction();
+}
+
+const fn mask(size: u8) -> u64 {
+    match size {
+        1 => 0xFF,
+        2 => 0xFFFF,
+        _ => 0xFFFF_FFFF,
+    }
+}
+
+fn read<B: Backend>(vcpu: &mut Vcpu<B>, port: u16, size: u8) -> u64 {
+    match vcpu.vm.devices.port_read(vcpu.vm, port, size) {
+        Some(value) => value.into(),
+        None => {
+            vcpu.vm.unclaimed.fetch_add(1, Ordering::Relaxed);
+            u64::MAX
+        }
+    }
+}
+
+fn write<B: Backend>(vcpu: &mut Vcpu<B>, port: u16, size: u8, value: u32) {
+    if port == WINDOW_PORT {
+        match value & 0xFF {
+            1 => vcpu.vm.open_window(),
+            0 => vcpu.vm.close_window(vcpu.shared.id),
+            _ => {}
+        }
+        return;
+    }
+    match vcpu.vm.devices.port_write(vcpu.vm, port, size, value) {
+        Some(crate::device::Effect::Nothing) => {}
+        Some(crate::device::Effect::Stop(why)) => vcpu.stop_vm(why),
+        None => {
+            vcpu.vm.unclaimed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// INS and OUTS, one element per exit: a repeated one stays on its instruction until RCX is used
+/// up, so that interrupts and kicks come between.
+#[cold]
+fn string_io<B: Backend>(vcpu: &mut Vcpu<B>, access: IoAccess, string: StringIo) {
+    let address_mask = match string.address_size {
+        2 => 0xFFFF,
+        4 => 0xFFFF_FFFF,
+        _ => u64::MAX,
+    };
+    let count = if string.rep { vcpu.backend.regs().rcx & address_mask } else { 1 };
+    if count == 0 {
+        vcpu.backend.skip_instruction();
+        return;
+    }
+    let control = vcpu.backend.control_registers();
+    let paging = PagingState {
+        cr0: control.cr0,
+        cr3: control.cr3,
+        cr4: control.cr4,
+        efer: control.efer,
+    };
+    let gpa = translate(&vcpu.vm.ram, &paging, string.linear).ok();
+    let size = usize::from(access.size);
+    let mut bytes = [0; 4];
+    let done = match gpa {
+        None => false,
+        Some(gpa) if access.is_in => {
+            let value = read(vcpu, access.port, access.size) as u32;
+            bytes = value.to_le_bytes();
+            vcpu.vm.ram.write_bytes(gpa, bytes.get(..size).unwrap_or_default())
+        }
+        Some(gpa) => {
+            let got = ReadPhys::read_bytes(
+                &vcpu.vm.ram,
+                gpa,
+                bytes.get_mut(..size).unwrap_or_default(),
+            );
+            if got {
+                write(vcpu, access.port, access.size, u32::from_le_bytes(bytes));
+            }
+            got
+        }
+    };
+    if !done {
+        fault::unknown(vcpu);
+        return;
+    }
+    let down = vcpu.backend.rflags() & RFLAGS_DF != 0;
+    let step = u64::from(access.size);
+    let regs = vcpu.backend.regs();
+    let index = if access.is_in { &mut regs.rdi } else { &mut regs.rsi };
+    let moved = if down { index.wrapping_sub(step) } else { index.wrapping_add(step) };
+    *index = *index & !address_mask | moved & address_mask;
+    if string.rep {
+        regs.rcx = regs.rcx & !address_mask | (count - 1) & address_mask;
+    }
+    if count == 1 {
+        vcpu.backend.skip_instruction();
+    }
+}

@@ -1,0 +1,153 @@
+//! The housekeeping core's loop: it prints, receives input, and leads the lives of the VMs. It
+//! runs no guest; the LAPIC timer, the serial port's interrupt and the wake IPI are its own.
+//!
+//! Sleeping: it says so in [`ASLEEP`], looks once more, and halts; who leaves work for it looks at
+//! that word after leaving it. So no work waits for a sleeper.
+
+use crate::boot::Machine;
+use crate::console::{self, GuestOutput, LogRing, Pump};
+use crate::cores;
+use crate::debug_hooks;
+use crate::sync::{AtomicBool, Ordering, fence};
+use crate::vm::{self, Vm, life};
+use arch::{apic, cpu, ioapic, serial, tables};
+
+/// Vectors of the housekeeping core.
+const WAKE_VECTOR: u8 = 0xF0;
+const SERIAL_VECTOR: u8 = 0xE0;
+const TIMER_VECTOR: u8 = 0xEF;
+/// ISA interrupt of COM1.
+const COM1_IRQ: u8 = 4;
+/// Bytes that the transmitter's FIFO takes at once.
+const FIFO: usize = 16;
+
+/// The housekeeping core.
+pub const CORE: usize = 0;
+
+static ASLEEP: AtomicBool = AtomicBool::new(false);
+
+/// Makes the housekeeping core look for work, if it sleeps.
+pub fn wake() {
+    // Orders the caller's work before the look at `ASLEEP`; `sleep` has the mirror of it.
+    fence(Ordering::SeqCst);
+    if ASLEEP.swap(false, Ordering::AcqRel) {
+        apic::send_fixed(cores::core(CORE).apic_id(), WAKE_VECTOR);
+    }
+}
+
+/// Runs until every VM has stopped; true if all of them ended well.
+pub fn run(machine: &Machine) -> bool {
+    for vector in [WAKE_VECTOR, SERIAL_VECTOR, TIMER_VECTOR] {
+        // Their arrival is all that matters: the loop looks at everything.
+        tables::set_vector_handler(vector, || {});
+    }
+    let (gsi, trigger) = ioapic::isa_gsi(COM1_IRQ, &machine.platform.overrides);
+    let route = ioapic::PinRoute {
+        vector: SERIAL_VECTOR,
+        target: cores::core(CORE).apic_id(),
+        trigger,
+    };
+    if let Err(e) = ioapic::route(gsi, route) {
+        log::warn!("COM1's interrupt cannot be routed ({e:?}): input is polled");
+    }
+    console::defer();
+    let mut pump = Pump::new(machine.rates.tsc_hz);
+    let mut well = true;
+    let mut running = vm::all().len();
+    start_all(machine, &mut running, &mut well);
+    loop {
+        let mut busy = print(&mut pump);
+        busy |= receive();
+        busy |= debug_hooks::drive();
+        for vm in vm::all() {
+            well &= vm.asked() != vm::Ask::Refused || !vm.is_up();
+            if life::serve(vm, &machine.modules, machine.rates.tsc_hz) {
+                running -= 1;
+            }
+        }
+        if running == 0 && !busy && !pump.holding() && idle() {
+            drain(&mut pump);
+            return well;
+        }
+        if !busy {
+            sleep(machine, &pump);
+        }
+    }
+}
+
+fn start_all(machine: &Machine, running: &mut usize, well: &mut bool) {
+    for vm in vm::all() {
+        if let Err(why) = life::start(vm, &machine.modules) {
+            log::error!("vm {}: cannot start: {why}", vm.config.name);
+            console::line(format_args!("BEELINE vm-stop vm={} reason=refused", vm.config.name));
+            *running -= 1;
+            *well = false;
+        }
+    }
+}
+
+fn outputs() -> impl Iterator<Item = &'static GuestOutput> + Clone {
+    vm::all().iter().map(|vm| &vm.output)
+}
+
+/// Feeds the serial port as far as it takes bytes without waiting. True if it is still busy.
+fn print(pump: &mut Pump) -> bool {
+    if !serial::ready() {
+        return true;
+    }
+    let mut sent = 0;
+    while sent < FIFO {
+        let Some(byte) = pump.next(cpu::rdtsc(), outputs()) else { break };
+        serial::put_ready(byte);
+        sent += 1;
+    }
+    if sent > 0 {
+        // Room has come up in the rings: a UART that was full can go on.
+        vm::all().iter().for_each(|vm| vm.devices.output_drained(vm));
+    }
+    sent > 0
+}
+
+fn receive() -> bool {
+    let Some(byte) = serial::get() else { return false };
+    // Console input goes to the first VM that runs and has a console.
+    if let Some(vm) = vm::all().iter().find(|vm| vm.is_up() && vm.config.console) {
+        vm.devices.receive(vm, byte);
+    }
+    true
+}
+
+fn work_waits() -> bool {
+    LogRing::waiting()
+        || outputs().any(|ring| !ring.is_empty())
+        || vm::all().iter().any(|vm: &Vm| vm.is_up() && vm.asked() != vm::Ask::Nothing)
+        || debug_hooks::running()
+}
+
+fn idle() -> bool {
+    !work_waits()
+}
+
+/// Sleeps until somebody wakes this core. While the serial port is sending, or a line is held
+/// back, a timer of a millisecond does.
+fn sleep(machine: &Machine, pump: &Pump) {
+    ASLEEP.store(true, Ordering::Release);
+    fence(Ordering::SeqCst);
+    let waits = work_waits();
+    if waits && !pump.holding() {
+        ASLEEP.store(false, Ordering::Release);
+        return;
+    }
+    if waits || !serial::ready() {
+        apic::start_timer(TIMER_VECTOR, (machine.rates.lapic_hz / 1000) as u32);
+    }
+    cpu::halt_until_interrupt();
+    ASLEEP.store(false, Ordering::Release);
+}
+
+/// Prints what is left, waiting for the port.
+fn drain(pump: &mut Pump) {
+    while let Some(byte) = pump.next(u64::MAX / 2, outputs()) {
+        serial::put(byte);
+    }
+}

@@ -1,0 +1,199 @@
+//! Memory: feeding the heap at boot, and the RAM of a VM.
+
+use crate::vm::walk::ReadPhys;
+use alloc::vec::Vec;
+use arch::heap::{self, Block};
+use arch::stage2::{OutOfMemory, Stage2};
+use guest_loader::layout::{self, HOLE_END, HOLE_START, LOW_RAM_END, RamRanges};
+use guest_loader::memory::{GuestMemory, GuestPhys, OutOfRange, RamRange};
+
+/// Largest and smallest piece of host memory behind guest RAM, in bytes.
+const LARGEST: u64 = 1 << 30;
+const SMALLEST: u64 = 2 << 20;
+
+/// The RAM of one VM: host memory behind guest-physical ranges. All accesses are bounds-checked;
+/// a guest's addresses are never turned into references.
+pub struct GuestRam {
+    pieces: Vec<(u64, Block)>,
+    ranges: RamRanges,
+}
+
+impl GuestRam {
+    /// Allocates zeroed RAM of `size` bytes (a multiple of 2 MiB) in pieces as large as there
+    /// are.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn new(size: u64) -> Result<Self, OutOfMemory> {
+        let mut pieces = Vec::new();
+        let mut done = 0;
+        while done < size {
+            let gpa = if done < LOW_RAM_END {
+                done
+            } else {
+                done - LOW_RAM_END + layout::HIGH_RAM_START
+            };
+            let room = if done < LOW_RAM_END { LOW_RAM_END.min(size) } else { size } - done;
+            let block = largest_block(room, gpa).ok_or(OutOfMemory)?;
+            done += block.len();
+            pieces.push((gpa, block));
+        }
+        Ok(Self { pieces, ranges: layout::ram_ranges(size) })
+    }
+
+    /// Maps all of it, but for the hole below 1 MiB.
+    ///
+    /// # Errors
+    /// If memory for tables ran out.
+    pub fn map(&self, space: &mut Stage2) -> Result<(), OutOfMemory> {
+        for (gpa, block) in &self.pieces {
+            let (start, end) = (*gpa, gpa + block.len());
+            if start == 0 {
+                space.map(0..HOLE_START, block.address())?;
+                space.map(HOLE_END..end, block.address() + HOLE_END)?;
+            } else {
+                space.map(start..end, block.address())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Zeroes everything: nothing of the last run is readable in the next (REQUIREMENTS S7).
+    pub fn clear(&self) {
+        self.pieces.iter().for_each(|(_, block)| block.fill(0));
+    }
+
+    #[inline]
+    fn find(&self, gpa: u64, len: u64) -> Option<(&Block, u64)> {
+        let end = gpa.checked_add(len)?;
+        if gpa < HOLE_END && end > HOLE_START {
+            return None;
+        }
+        self.pieces.iter().find_map(|(start, block)| {
+            let offset = gpa.checked_sub(*start)?;
+            (end - start <= block.len()).then_some((block, offset))
+        })
+    }
+
+    /// Eight aligned bytes, `None` where there is no RAM.
+    #[inline]
+    pub fn read_u64(&self, gpa: u64) -> Option<u64> {
+        let (block, offset) = self.find(gpa & !7, 8)?;
+        Some(block.read_u64(offset))
+    }
+
+    /// Fills `bytes`; false (and nothing read) where one of them is not RAM.
+    #[inline]
+    pub fn read_bytes(&self, gpa: u64, bytes: &mut [u8]) -> bool {
+        match self.find(gpa, bytes.len() as u64) {
+            Some((block, offset)) => {
+                block.read_bytes(offset, bytes);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Writes `bytes`; false (and nothing written) where one of them is not RAM.
+    pub fn write_bytes(&self, gpa: u64, bytes: &[u8]) -> bool {
+        match self.find(gpa, bytes.len() as u64) {
+            Some((block, offset)) => {
+                block.write_bytes(offset, bytes);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl ReadPhys for GuestRam {
+    #[inline]
+    fn read_u64(&self, gpa: u64) -> Option<u64> {
+        GuestRam::read_u64(self, gpa)
+    }
+
+    fn read_u32(&self, gpa: u64) -> Option<u32> {
+        let both = GuestRam::read_u64(self, gpa)?;
+        Some((both >> (gpa % 8 * 8)) as u32)
+    }
+
+    #[inline]
+    fn read_bytes(&self, gpa: u64, into: &mut [u8]) -> bool {
+        GuestRam::read_bytes(self, gpa, into)
+    }
+}
+
+/// The largest power of two that fits, is aligned at `gpa`, and that the heap has.
+fn largest_block(room: u64, gpa: u64) -> Option<Block> {
+    let mut size = LARGEST;
+    while size >= SMALLEST {
+        if size <= room
+            && gpa % size == 0
+            && let Some(block) = heap::block(size)
+        {
+            return Some(block);
+        }
+        size /= 2;
+    }
+    None
+}
+
+/// The loader's door to a VM's RAM.
+pub struct Loader<'a>(pub &'a GuestRam);
+
+impl GuestMemory for Loader<'_> {
+    fn write(&mut self, gpa: GuestPhys, bytes: &[u8]) -> Result<(), OutOfRange> {
+        let error = OutOfRange { start: gpa, size: bytes.len() as u64 };
+        if self.0.write_bytes(gpa.0, bytes) { Ok(()) } else { Err(error) }
+    }
+
+    fn read(&self, gpa: GuestPhys, bytes: &mut [u8]) -> Result<(), OutOfRange> {
+        let error = OutOfRange { start: gpa, size: bytes.len() as u64 };
+        if self.0.read_bytes(gpa.0, bytes) { Ok(()) } else { Err(error) }
+    }
+
+    fn ram(&self) -> &[RamRange] {
+        &self.0.ranges
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r_s9_only_ram_is_reachable() {
+        let ram = GuestRam::new(16 << 20).unwrap();
+        let mut bytes = [0; 8];
+        assert!(ram.write_bytes(0x9_FFF8, &[7; 8]));
+        assert!(ram.read_bytes(0x9_FFF8, &mut bytes));
+        assert_eq!(bytes, [7; 8]);
+        for gpa in [0x9_FFF9, 0xA_0000, 0xB_FFFF, (16 << 20) - 7, 16 << 20, u64::MAX - 3, u64::MAX] {
+            assert!(!ram.read_bytes(gpa, &mut bytes), "{gpa:#x}");
+        }
+        assert!(ram.read_bytes(0xC_0000, &mut bytes));
+        assert_eq!(ram.read_u64((16 << 20) - 8), Some(0));
+        assert_eq!(ram.read_u64(16 << 20), None);
+    }
+
+    #[test]
+    fn an_odd_size_is_made_of_pieces() {
+        let ram = GuestRam::new((32 + 4 + 2) << 20).unwrap();
+        assert!(ram.pieces.len() >= 3);
+        assert!(ram.write_bytes((38 << 20) - 1, &[1]));
+        assert!(!ram.write_bytes(38 << 20, &[1]));
+        let mut space = Stage2::new(1).unwrap();
+        ram.map(&mut space).unwrap();
+        assert!(space.translate((38 << 20) - 1).is_some());
+        assert_eq!(space.translate(38 << 20), None);
+        assert_eq!(space.translate(0xA_0000), None);
+    }
+
+    #[test]
+    fn r_s7_a_restart_finds_nothing() {
+        let ram = GuestRam::new(16 << 20).unwrap();
+        assert!(ram.write_bytes(0x30_0000, b"secret"));
+        ram.clear();
+        assert_eq!(ram.read_u64(0x30_0000), Some(0));
+    }
+}

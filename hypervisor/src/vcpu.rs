@@ -1,0 +1,433 @@
+//! The private half of a vCPU and the run loop of its core.
+//!
+//! One core, one vCPU (sharing comes later): the loop enters the guest, counts and dispatches the
+//! exit, and serves requests. Root mode runs with IF=0 here: what arrives meanwhile waits in IRR
+//! for the guest (REQUIREMENTS A4). No lock is taken on the way but by the exits that touch a
+//! device.
+
+use crate::cores::{self, CoreShared};
+use crate::exit;
+use crate::exit::cpuid::{CpuidInputs, CpuidTable, Vendor};
+use crate::exit::msr_policy::{self, MsrState};
+use crate::interrupt::apic_state::ApicState;
+use crate::interrupt::kick::{NmiOrigin, Requests};
+use crate::stats::ExitKind;
+use crate::sync::Ordering;
+use crate::vm::{Ask, Lifecycle, VcpuShared, Vm};
+use arch::cpu::rdtsc;
+use arch::stage2::Stage2;
+use arch::virt::{Backend, Event, Exit, MsrAccess, StartState, Unusable, VcpuConfig};
+
+/// A vCPU as its own core sees it.
+pub struct Vcpu<B> {
+    /// The CPU's side of it.
+    pub backend: B,
+    /// Its VM.
+    pub vm: &'static Vm,
+    /// Its shared half.
+    pub shared: &'static VcpuShared,
+    /// Its core's shared half.
+    pub core: &'static CoreShared,
+    /// Its CPUID.
+    pub cpuid: CpuidTable,
+    /// Its emulated MSRs.
+    pub msrs: MsrState,
+    /// What of its LAPIC is virtual.
+    pub apic: ApicState,
+    /// Its XCR0.
+    pub xcr0: u64,
+    /// An NMI waits for the guest.
+    pub nmi_pending: bool,
+    /// A delivery that an exit cut short and that could not go back in yet (REQUIREMENTS D8).
+    pub deferred: Option<Event>,
+    /// TSC at the last exit.
+    exit_tsc: u64,
+}
+
+/// What a core needs to know of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineRates {
+    /// TSC frequency in Hz.
+    pub tsc_hz: u64,
+    /// LAPIC timer input in Hz.
+    pub lapic_hz: u64,
+    /// Whose CPUID rules apply.
+    pub vendor: Vendor,
+}
+
+/// CR4 bits that a guest may set where its CPUID offers the feature: VME, PVI, TSD, DE, PSE, PAE,
+/// MCE (shadowed), PGE, PCE, OSFXSR, OSXMMEXCPT, UMIP, FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP.
+pub fn cr4_allowed(cpuid: &CpuidTable) -> u64 {
+    let [_, ebx7, ecx7, _] = cpuid.lookup(7, 0).regs;
+    let ecx1 = cpuid.lookup(1, 0).regs[2];
+    let bit = |on: bool, bit: u32| u64::from(on) << bit;
+    0x7FF
+        | bit(ecx7 & 1 << 2 != 0, 11)
+        | bit(ebx7 & 1 != 0, 16)
+        | bit(ecx1 & 1 << 17 != 0, 17)
+        | bit(ecx1 & 1 << 26 != 0, 18)
+        | bit(ebx7 & 1 << 7 != 0, 20)
+        | bit(ebx7 & 1 << 20 != 0, 21)
+}
+
+impl<B: Backend> Vcpu<B> {
+    /// The private half of a vCPU, on its own core.
+    ///
+    /// # Errors
+    /// What the backend lacks.
+    pub fn new(
+        vm: &'static Vm,
+        shared: &'static VcpuShared,
+        rates: MachineRates,
+    ) -> Result<Self, Unusable> {
+        let max_phys_bits = arch::cpu::physical_bits();
+        let inputs = CpuidInputs {
+            vcpu: shared.id,
+            vcpus: vm.vcpus.len() as u32,
+            tsc_hz: rates.tsc_hz,
+            lapic_hz: rates.lapic_hz,
+            vendor: rates.vendor,
+            max_phys_bits,
+        };
+        let cpuid = CpuidTable::new(&inputs, arch::cpu::cpuid);
+        let backend = B::new(&VcpuConfig {
+            stage2: &vm.stage2,
+            msr_access: &|msr| {
+                let (read, write) = msr_policy::passes(msr);
+                MsrAccess { read, write }
+            },
+            // One vCPU per core, so the core's number keeps the TLB tags apart; 0 and 1 are the
+            // host's and the parking space's.
+            tag: shared.core as u16 + 2,
+            cr4_allowed: cr4_allowed(&cpuid),
+        })?;
+        Ok(Self {
+            backend,
+            vm,
+            shared,
+            core: cores::core(shared.core),
+            cpuid,
+            msrs: MsrState::new(max_phys_bits),
+            apic: ApicState::reset(shared.id),
+            xcr0: 1,
+            nmi_pending: false,
+            deferred: None,
+            exit_tsc: 0,
+        })
+    }
+
+    /// Runs until the vCPU is to be parked. The backend is loaded.
+    fn run(&mut self) {
+        self.exit_tsc = rdtsc();
+        loop {
+            if self.core.kick.pending() && !self.serve_requests() {
+                return;
+            }
+            if self.nmi_pending || self.deferred.is_some() {
+                self.deliver_pending();
+            }
+            // From here on a kick's NMI makes the entry exit at once, by the host's handler; one
+            // that came before has its request in the set that is looked at now.
+            self.backend.clear_immediate_exit();
+            if self.core.kick.pending() {
+                continue;
+            }
+            if cfg!(debug_assertions) {
+                crate::audit::before_entry(self);
+                crate::debug_hooks::before_entry(self.shared.core);
+            }
+            let entry = rdtsc();
+            self.shared.stats.add_root_ticks(entry.wrapping_sub(self.exit_tsc));
+            let info = self.backend.run();
+            self.exit_tsc = rdtsc();
+            if let Some(event) = info.cut_short {
+                self.keep(event);
+            }
+            if !self.dispatch(info.exit) {
+                return;
+            }
+        }
+    }
+
+    /// Handles one exit; false if the vCPU stops. Read it as a table of contents: each row's work
+    /// is in its own file of `exit`.
+    #[inline(always)]
+    fn dispatch(&mut self, exit: Exit) -> bool {
+        match exit {
+            Exit::Cpuid => exit::cpuid_exit::handle(self),
+            Exit::MsrWrite => exit::msr::write(self),
+            Exit::MsrRead => exit::msr::read(self),
+            Exit::Io(access) => exit::io::handle(self, access),
+            Exit::Hypercall => exit::hypercall::handle(self),
+            Exit::SecondStageFault(fault) => exit::mmio::handle(self, fault),
+            Exit::Nmi => self.nmi_exit(),
+            Exit::Quantum => self.counted(ExitKind::Quantum),
+            Exit::NmiWindow => self.nmi_window(),
+            Exit::InterruptWindow => self.interrupt_window(),
+            Exit::ControlRegister(access) => exit::cr::handle(self, access),
+            Exit::Xsetbv => exit::cr::xsetbv(self),
+            Exit::Exception { vector, error_code, dr6 } => {
+                exit::exception::handle(self, vector, error_code, dr6)
+            }
+            Exit::CacheFlush => self.skipped(ExitKind::Instruction),
+            Exit::UndefinedInstruction => {
+                self.faulted(ExitKind::Instruction, Event::UNDEFINED_OPCODE)
+            }
+            Exit::Rdpmc => self.faulted(ExitKind::Instruction, Event::GENERAL_PROTECTION),
+            Exit::Halt => self.counted(ExitKind::Halt),
+            Exit::ExternalInterrupt => self.counted(ExitKind::ExternalInterrupt),
+            Exit::TripleFault => exit::fault::triple(self),
+            Exit::EntryFailure => exit::fault::entry(self),
+            Exit::Other => exit::fault::unknown(self),
+        }
+        self.shared.lifecycle() == Lifecycle::Running
+    }
+
+    fn counted(&mut self, kind: ExitKind) {
+        self.shared.stats.count(kind);
+    }
+
+    fn skipped(&mut self, kind: ExitKind) {
+        self.shared.stats.count(kind);
+        self.backend.skip_instruction();
+    }
+
+    fn faulted(&mut self, kind: ExitKind, fault: Event) {
+        self.shared.stats.count(kind);
+        self.backend.inject(fault);
+    }
+
+    /// An NMI ended the guest's turn: a kick of ours, or the guest's own.
+    fn nmi_exit(&mut self) {
+        self.shared.stats.count(ExitKind::Nmi);
+        self.core.nmis.exits.fetch_add(1, Ordering::Relaxed);
+        if cfg!(debug_assertions) {
+            let phase = self.backend.regs().r15;
+            crate::debug_hooks::nmi_exit(self.shared.core, phase);
+        }
+        match self.core.kick.on_nmi() {
+            NmiOrigin::Real => {
+                self.core.nmis.real.fetch_add(1, Ordering::Relaxed);
+                self.nmi_pending = true;
+            }
+            // One latch holds a kick and a real NMI that came together: ask the machine too.
+            NmiOrigin::Kick => self.nmi_pending |= arch::machine::nmi_source_pending(),
+        }
+    }
+
+    fn nmi_window(&mut self) {
+        self.shared.stats.count(ExitKind::NmiWindow);
+        self.backend.set_nmi_window(false);
+    }
+
+    fn interrupt_window(&mut self) {
+        self.shared.stats.count(ExitKind::InterruptWindow);
+        self.backend.set_interrupt_window(false);
+    }
+
+    /// Keeps a delivery that an exit cut short.
+    #[cold]
+    fn keep(&mut self, event: Event) {
+        match event {
+            Event::Nmi => self.nmi_pending = true,
+            // Two deliveries cannot be cut short at once: the second one needs an entry between.
+            _ => self.deferred = Some(event),
+        }
+    }
+
+    /// Puts what waits into the guest, if the guest can take it now.
+    #[cold]
+    fn deliver_pending(&mut self) {
+        if let Some(event) = self.deferred.take() {
+            match (self.backend.injecting(), event) {
+                (None, Event::External { .. }) if !self.backend.interrupt_open() => {
+                    self.deferred = Some(event);
+                    self.backend.set_interrupt_window(true);
+                }
+                (None, _) => {
+                    if matches!(event, Event::External { .. }) {
+                        self.shared.stats.redelivered.fetch_add(1, Ordering::Relaxed);
+                    }
+                    self.backend.inject(event);
+                }
+                // An exception of this exit goes first. An interrupt must not be dropped (its ISR
+                // bit is set); an exception or INT n comes again by itself, since its instruction
+                // has not completed.
+                (Some(_), Event::External { .. }) => {
+                    self.deferred = Some(event);
+                    self.backend.set_interrupt_window(true);
+                }
+                (Some(_), _) => {}
+            }
+        }
+        if self.nmi_pending {
+            if self.backend.injecting().is_none() && self.backend.nmi_open() {
+                self.nmi_pending = false;
+                self.backend.inject(Event::Nmi);
+            } else {
+                self.backend.set_nmi_window(true);
+            }
+        }
+    }
+
+    /// Serves requests from other cores; false if the vCPU leaves its core.
+    #[cold]
+    fn serve_requests(&mut self) -> bool {
+        let requests = self.core.kick.take();
+        if requests.contains(Requests::PING) {
+            crate::debug_hooks::acknowledge(self.shared.core);
+        }
+        if requests.contains(Requests::STOP) {
+            self.park(Lifecycle::Off);
+            return false;
+        }
+        if requests.contains(Requests::INIT) {
+            self.park(Lifecycle::WaitForSipi);
+            // A start-up IPI that came after the INIT is in the same set.
+            if requests.contains(Requests::SIPI) {
+                self.core.kick.leave(Requests::SIPI);
+            }
+            return false;
+        }
+        if requests.contains(Requests::WAKE) {
+            self.backend.wake();
+        }
+        self.nmi_pending |= requests.contains(Requests::NMI);
+        true
+    }
+
+    /// Ends this vCPU's run: its physical LAPIC is emptied and disabled, as INIT does.
+    fn park(&mut self, next: Lifecycle) {
+        self.nmi_pending = false;
+        self.deferred = None;
+        if let Err(left) = arch::apic::reset() {
+            log::error!(
+                "vm {} vCPU {}: its LAPIC does not become empty: {left:?}",
+                self.vm.config.name,
+                self.shared.id
+            );
+        }
+        self.apic = ApicState::reset(self.shared.id);
+        self.shared.set_lifecycle(next);
+    }
+
+    /// Begins a run in `state`.
+    fn begin(&mut self, state: StartState) {
+        self.xcr0 = 1;
+        self.msrs = MsrState::new(arch::cpu::physical_bits());
+        self.backend.reset(state);
+        self.shared.set_lifecycle(Lifecycle::Running);
+    }
+
+    /// Stops the whole VM from this vCPU: asks the housekeeping core and leaves the guest.
+    pub fn stop_vm(&mut self, why: Ask) {
+        self.park(Lifecycle::Off);
+        self.vm.ask(why);
+    }
+}
+
+/// The life of a guest core: parked in guest mode until its vCPU is to run (REQUIREMENTS H4).
+/// `vcpu` is `None` on a core that no VM uses.
+pub fn core_loop<B: Backend>(mut parking: B, mut vcpu: Option<Vcpu<B>>) -> ! {
+    let core = cores::this();
+    loop {
+        if let Some(vcpu) = vcpu.as_mut().filter(|v| v.shared.lifecycle() == Lifecycle::Running) {
+            vcpu.backend.load();
+            vcpu.run();
+            vcpu.backend.unload();
+            continue;
+        }
+        park_until_request(core, &mut parking);
+        let requests = core.kick.take();
+        let Some(vcpu) = vcpu.as_mut() else { continue };
+        if requests.contains(Requests::PING) {
+            crate::debug_hooks::acknowledge(vcpu.shared.core);
+        }
+        let state = wake_up(vcpu.shared, requests);
+        if let Some(state) = state {
+            vcpu.backend.load();
+            vcpu.begin(state);
+            vcpu.backend.unload();
+        }
+    }
+}
+
+/// What requests mean to a vCPU that does not run; a state if it is to run now.
+fn wake_up(shared: &VcpuShared, requests: Requests) -> Option<StartState> {
+    if requests.contains(Requests::STOP) {
+        shared.set_lifecycle(Lifecycle::Off);
+    }
+    if requests.contains(Requests::START) {
+        shared.stats.start(rdtsc());
+        let state = shared.take_start();
+        shared.set_lifecycle(Lifecycle::WaitForSipi);
+        if state.is_some() {
+            return state;
+        }
+    }
+    let waiting = shared.lifecycle() == Lifecycle::WaitForSipi;
+    if requests.contains(Requests::SIPI) && waiting {
+        // SDM volume 3, section 9.4.4: CS = vector << 8, IP = 0.
+        return Some(StartState::RealMode { cs: u16::from(shared.sipi_page()) << 8, ip: 0 });
+    }
+    None
+}
+
+/// Waits in guest mode, where an NMI always reaches the core, for a request.
+fn park_until_request<B: Backend>(core: &CoreShared, parking: &mut B) {
+    parking.load();
+    while !core.kick.pending() {
+        parking.clear_immediate_exit();
+        if core.kick.pending() {
+            break;
+        }
+        if let Exit::Nmi = parking.run().exit {
+            core.nmis.exits.fetch_add(1, Ordering::Relaxed);
+            // A real NMI with no guest to take it is dropped: nobody waits for it.
+            let _ = core.kick.on_nmi();
+        }
+    }
+    parking.unload();
+}
+
+/// The code that a parked core runs: `cli; hlt; jmp` back.
+pub const PARKING_CODE: [u8; 4] = [0xFA, 0xF4, 0xEB, 0xFC];
+
+/// A backend vCPU that runs the parking code in an address space of one page.
+///
+/// # Errors
+/// What the backend lacks.
+pub fn parking<B: Backend>(space: &Stage2) -> Result<B, Unusable> {
+    let mut parking = B::new(&VcpuConfig {
+        stage2: space,
+        msr_access: &|_| MsrAccess::default(),
+        tag: 1,
+        cr4_allowed: 0,
+    })?;
+    parking.load();
+    parking.reset(StartState::RealMode { cs: 0, ip: 0 });
+    parking.unload();
+    Ok(parking)
+}
+
+/// The host's NMI handler (REQUIREMENTS D2): an NMI that arrives in root mode must end the next
+/// entry at once, or its request would wait for the guest's next exit.
+pub fn nmi_in_root<B: Backend>() {
+    let core = cores::this();
+    core.nmis.in_root.fetch_add(1, Ordering::Relaxed);
+    match core.kick.on_nmi() {
+        NmiOrigin::Kick => {
+            if arch::machine::nmi_source_pending() {
+                core.kick.leave(Requests::NMI);
+            }
+        }
+        NmiOrigin::Real => {
+            core.nmis.real.fetch_add(1, Ordering::Relaxed);
+            core.kick.leave(Requests::NMI);
+        }
+    }
+    if cfg!(debug_assertions) {
+        crate::debug_hooks::nmi_in_root(arch::cpu::core_index());
+    }
+    B::request_immediate_exit();
+}

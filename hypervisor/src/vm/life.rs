@@ -1,0 +1,144 @@
+//! The life of a VM, led by the housekeeping core: load and start, stop, restart, report.
+//!
+//! A vCPU is asked by request and kick and answers with its [`super::Lifecycle`]; nothing here
+//! touches a vCPU's private half.
+
+use super::{Ask, Lifecycle, Vm};
+use crate::console;
+use crate::cores;
+use crate::interrupt::kick::Requests;
+use crate::memory::Loader;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use arch::boot::Module;
+use arch::virt::StartState;
+use guest_loader::entry::CpuEntry;
+use guest_loader::image::{GuestSpec, Module as GuestModule, Platform};
+
+/// How long to wait for a vCPU to stop, in ticks per tsc_hz: one second. A kick takes
+/// microseconds; an emulator on a busy host may take longer.
+const STOP_PATIENCE: u64 = 1;
+
+/// Loads a VM's images into its cleared memory and starts its first vCPU; the others wait for
+/// their start-up IPIs.
+///
+/// # Errors
+/// What is wrong with the image, naming its field.
+pub fn start(vm: &'static Vm, modules: &[Module]) -> Result<(), String> {
+    let entry = load(vm, modules)?;
+    vm.devices.reset();
+    vm.set_up(true);
+    console::line(format_args!(
+        "BEELINE vm-start vm={} vcpus={}",
+        vm.config.name,
+        vm.vcpus.len()
+    ));
+    // The first vCPU goes last: it may send start-up IPIs at once.
+    for vcpu in vm.vcpus.iter().rev() {
+        vcpu.set_start((vcpu.id == 0).then_some(entry));
+        request(vcpu.core, Requests::START);
+    }
+    Ok(())
+}
+
+fn load(vm: &Vm, modules: &[Module]) -> Result<StartState, String> {
+    let find = |name: &str| {
+        let found = modules.iter().find(|module| module.name == name);
+        found.map(|module| module.data).ok_or_else(|| format!("module \"{name}\" is missing"))
+    };
+    let config = &vm.config;
+    let kernel = find(&config.kernel)?;
+    let initrd = config.initrd.as_deref().map(find).transpose()?;
+    let extra: Vec<(&[u8], &str)> = config
+        .modules
+        .iter()
+        .map(|module| Ok((find(&module.name)?, module.cmdline.as_str())))
+        .collect::<Result<_, String>>()?;
+    let extra: Vec<GuestModule<'_>> =
+        extra.iter().map(|&(data, cmdline)| GuestModule { data, cmdline }).collect();
+    vm.ram.clear();
+    let mut memory = Loader(&vm.ram);
+    let vcpus = vm.vcpus.len() as u32;
+    let rsdp = guest_loader::acpi::build(&mut memory, vcpus).map_err(|e| format!("{e}"))?;
+    let spec = GuestSpec {
+        kernel,
+        initrd,
+        modules: &extra,
+        cmdline: &config.cmdline,
+        platform: &Platform { vcpus, rsdp },
+    };
+    let entry = guest_loader::image::load(&mut memory, &spec)
+        .map_err(|e| format!("kernel \"{}\": {e}", config.kernel))?;
+    Ok(start_state(entry))
+}
+
+fn start_state(entry: CpuEntry) -> StartState {
+    match entry {
+        CpuEntry::Long64 { rip, rsi, rsp, cr3, gdt_base, gdt_limit } => StartState::Long64 {
+            rip,
+            rsp,
+            rsi,
+            cr3: cr3.0,
+            gdt_base: gdt_base.0,
+            gdt_limit,
+        },
+        CpuEntry::Protected32 { eip, eax, ebx } => StartState::Protected32 { eip, eax, ebx },
+    }
+}
+
+fn request(core: usize, what: Requests) {
+    let target = cores::core(core);
+    target.kick.post(what, || arch::apic::send_nmi(target.apic_id()));
+}
+
+/// Stops all vCPUs of a VM and waits for them.
+///
+/// # Errors
+/// The first vCPU that did not stop in time: a bug of ours.
+fn stop(vm: &Vm, tsc_hz: u64) -> Result<(), u32> {
+    for vcpu in &vm.vcpus {
+        request(vcpu.core, Requests::STOP);
+    }
+    let begin = arch::cpu::rdtsc();
+    for vcpu in &vm.vcpus {
+        while vcpu.lifecycle() != Lifecycle::Off {
+            if arch::cpu::rdtsc().wrapping_sub(begin) > STOP_PATIENCE * tsc_hz {
+                return Err(vcpu.id);
+            }
+            arch::cpu::pause();
+        }
+    }
+    Ok(())
+}
+
+/// Serves what a VM asked for. Returns true if the VM is off for good now.
+pub fn serve(vm: &'static Vm, modules: &[Module], tsc_hz: u64) -> bool {
+    let asked = vm.asked();
+    if !vm.is_up() || asked == Ask::Nothing {
+        return false;
+    }
+    if let Err(vcpu) = stop(vm, tsc_hz) {
+        log::error!("vm {}: vCPU {vcpu} does not answer to its kick", vm.config.name);
+    }
+    let now = arch::cpu::rdtsc();
+    for vcpu in &vm.vcpus {
+        let span = crate::stats::Span { from: vcpu.stats.origin(), to: vcpu.stats.snapshot(now) };
+        console::line(format_args!(
+            "BEELINE exits vm={} vcpu={} {span}",
+            vm.config.name, vcpu.id
+        ));
+    }
+    console::line(format_args!("BEELINE vm-stop vm={} reason={}", vm.config.name, asked.word()));
+    vm.set_up(false);
+    if asked != Ask::Reset {
+        return true;
+    }
+    match start(vm, modules) {
+        Ok(()) => false,
+        Err(why) => {
+            log::error!("vm {}: cannot restart: {why}", vm.config.name);
+            true
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! A virtual machine: its memory, its devices, the shared half of its vCPUs, and its life from
+//! start to stop.
+//!
+//! The housekeeping core starts, stops and restarts VMs; vCPUs only ask for it ([`Vm::ask`]).
+//! Locks: each device has its own, a leaf but for the rings and requests below it.
+
+pub mod life;
+pub mod walk;
+
+use crate::console::GuestOutput;
+use crate::device::Devices;
+use crate::memory::GuestRam;
+use crate::stats::{Snapshot, VcpuStats};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Once, Ordering};
+use alloc::vec::Vec;
+use arch::stage2::Stage2;
+use arch::virt::StartState;
+use arch_defs::apic::XapicLogical;
+use guest_loader::config::VmConfig;
+
+/// What a vCPU is doing, as others see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Lifecycle {
+    /// Off: its core is parked and its LAPIC empty.
+    Off,
+    /// After INIT: waiting for a start-up IPI, its core parked.
+    WaitForSipi,
+    /// Running guest code.
+    Running,
+}
+
+/// The shared half of a vCPU. The private half, [`crate::vcpu::Vcpu`], belongs to its core.
+pub struct VcpuShared {
+    /// Number in its VM, which is its virtual APIC id.
+    pub id: u32,
+    /// The core it is bound to.
+    pub core: usize,
+    /// Counters.
+    pub stats: VcpuStats,
+    lifecycle: AtomicU32,
+    sipi_page: AtomicU32,
+    start: Mutex<Option<StartState>>,
+    xapic_logical: AtomicU32,
+}
+
+impl VcpuShared {
+    const fn new(id: u32, core: usize) -> Self {
+        Self {
+            id,
+            core,
+            stats: VcpuStats::new(),
+            lifecycle: AtomicU32::new(Lifecycle::Off as u32),
+            sipi_page: AtomicU32::new(0),
+            start: Mutex::new(None),
+            xapic_logical: AtomicU32::new(0),
+        }
+    }
+
+    /// What it is doing.
+    #[inline]
+    pub fn lifecycle(&self) -> Lifecycle {
+        match self.lifecycle.load(Ordering::Acquire) {
+            0 => Lifecycle::Off,
+            1 => Lifecycle::WaitForSipi,
+            _ => Lifecycle::Running,
+        }
+    }
+
+    /// Says what it is doing (its core only).
+    pub fn set_lifecycle(&self, now: Lifecycle) {
+        self.lifecycle.store(now as u32, Ordering::Release);
+    }
+
+    /// Leaves the page of a start-up IPI for the core to take with the request.
+    pub fn set_sipi_page(&self, page: u8) {
+        self.sipi_page.store(page.into(), Ordering::Release);
+    }
+
+    /// That page.
+    pub fn sipi_page(&self) -> u8 {
+        self.sipi_page.load(Ordering::Acquire) as u8
+    }
+
+    /// Publishes the logical id that the guest gave this vCPU in xAPIC mode.
+    pub fn set_xapic_logical(&self, logical: XapicLogical) {
+        let packed = u32::from(logical.id) | u32::from(logical.cluster) << 8;
+        self.xapic_logical.store(packed, Ordering::Release);
+    }
+
+    /// That logical id.
+    pub fn xapic_logical(&self) -> XapicLogical {
+        let packed = self.xapic_logical.load(Ordering::Acquire);
+        XapicLogical { id: packed as u8, cluster: packed >> 8 != 0 }
+    }
+
+    /// Leaves a start state for the core to take with the request.
+    pub fn set_start(&self, state: Option<StartState>) {
+        *self.start.lock() = state;
+    }
+
+    /// Takes that state.
+    pub fn take_start(&self) -> Option<StartState> {
+        self.start.lock().take()
+    }
+}
+
+/// What a VM asks of the housekeeping core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Ask {
+    /// Nothing.
+    Nothing,
+    /// Switch the VM off.
+    PowerOff,
+    /// Restart it.
+    Reset,
+    /// Stop it: it did something it may not; the report is in the log.
+    Refused,
+}
+
+impl Ask {
+    /// The word in the `vm-stop` line.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Nothing => "none",
+            Self::PowerOff => "power-off",
+            Self::Reset => "reset",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// One virtual machine.
+pub struct Vm {
+    /// Position in the configuration.
+    pub index: usize,
+    /// Its configuration.
+    pub config: VmConfig,
+    /// Its memory.
+    pub ram: GuestRam,
+    /// Its second-stage address space.
+    pub stage2: Stage2,
+    /// Its vCPUs.
+    pub vcpus: Vec<VcpuShared>,
+    /// Its devices.
+    pub devices: Devices,
+    /// What it prints.
+    pub output: GuestOutput,
+    /// Accesses to ports and memory that nobody answers.
+    pub unclaimed: AtomicU64,
+    /// The measured window, if open: one snapshot per vCPU.
+    window: Mutex<Option<Vec<Snapshot>>>,
+    ask: AtomicU32,
+    up: AtomicU32,
+}
+
+impl Vm {
+    /// A VM that is off.
+    pub fn new(index: usize, config: VmConfig, ram: GuestRam, stage2: Stage2) -> Self {
+        let vcpus = (0..)
+            .zip(&config.cpus)
+            .map(|(id, &core)| VcpuShared::new(id, core as usize))
+            .collect();
+        Self {
+            index,
+            devices: Devices::new(),
+            config,
+            ram,
+            stage2,
+            vcpus,
+            output: GuestOutput::new(),
+            unclaimed: AtomicU64::new(0),
+            window: Mutex::new(None),
+            ask: AtomicU32::new(Ask::Nothing as u32),
+            up: AtomicU32::new(0),
+        }
+    }
+
+    /// Asks the housekeeping core for an end of this run. The first wish stands.
+    pub fn ask(&self, what: Ask) {
+        let _ = self.ask.compare_exchange(
+            Ask::Nothing as u32,
+            what as u32,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        crate::housekeeping::wake();
+    }
+
+    /// What was asked for.
+    pub fn asked(&self) -> Ask {
+        match self.ask.load(Ordering::Acquire) {
+            1 => Ask::PowerOff,
+            2 => Ask::Reset,
+            3 => Ask::Refused,
+            _ => Ask::Nothing,
+        }
+    }
+
+    /// True while it runs.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire) != 0
+    }
+
+    fn set_up(&self, up: bool) {
+        self.ask.store(Ask::Nothing as u32, Ordering::Release);
+        self.up.store(up.into(), Ordering::Release);
+    }
+
+    /// Opens the measured window now.
+    pub fn open_window(&self) {
+        let now = arch::cpu::rdtsc();
+        let snapshots = self.vcpus.iter().map(|vcpu| vcpu.stats.snapshot(now)).collect();
+        *self.window.lock() = Some(snapshots);
+    }
+
+    /// Closes it and reports it. The exit of the closing write itself is not part of the window:
+    /// `closing` is the vCPU that made it, with its exit counted already.
+    pub fn close_window(&self, closing: u32) {
+        let now = arch::cpu::rdtsc();
+        let Some(opened) = self.window.lock().take() else { return };
+        for (vcpu, from) in self.vcpus.iter().zip(opened) {
+            let mut to = vcpu.stats.snapshot(now);
+            if vcpu.id == closing {
+                let io = &mut to.exits[crate::stats::ExitKind::Io as usize];
+                *io = io.saturating_sub(1);
+            }
+            crate::console::line(format_args!(
+                "BEELINE window vm={} vcpu={} {}",
+                self.config.name,
+                vcpu.id,
+                crate::stats::Span { from, to }
+            ));
+        }
+    }
+}
+
+static VMS: Once<Vec<Vm>> = Once::new();
+
+/// Sets the list of all VMs, once, at boot.
+pub fn publish(vms: Vec<Vm>) -> &'static [Vm] {
+    VMS.call_once(|| vms)
+}
+
+/// All VMs; empty until boot has built them.
+pub fn all() -> &'static [Vm] {
+    VMS.get().map_or(&[], Vec::as_slice)
+}
+
+/// True once boot has built the VMs.
+pub fn published() -> bool {
+    VMS.get().is_some()
+}
