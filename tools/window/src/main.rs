@@ -1,2 +1,113 @@
-//! Window.
-fn main() {}
+//! Runs inside a Linux guest, started by its `/init`: opens the measured window once every thread
+//! of a program runs, closes it before they end, and prints what programs read (`GUEST …`).
+//!
+//! A static program without dependencies. Ports are written through `/dev/port`, so there is no
+//! unsafe code. Inside the window it does nothing but sleep: each program start would cost about
+//! 60 CPUID exits, and each file it reads would be work on a measured CPU.
+
+mod histogram;
+mod interrupts;
+mod port;
+mod threads;
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::process::{Command, ExitCode};
+use std::thread::sleep;
+use std::time::Duration;
+
+const USAGE: &str = "usage: window run [--port 0xbe0] [--threads N] [--span-ms MS] -- PROGRAM ARGS…
+       window histogram FILE CPU,CPU…
+       window exit-bochs";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = env::args().skip(1).collect();
+    let done = match words.first().map(String::as_str) {
+        Some("run") => run(&words[1..]),
+        Some("histogram") => histogram(&words[1..]),
+        Some("exit-bochs") => port::exit_bochs(),
+        _ => Err(USAGE.into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            println!("GUEST error {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Options {
+    port: u16,
+    threads: usize,
+    span: Duration,
+    program: Vec<String>,
+}
+
+fn options(words: &[String]) -> Result<Options, Box<dyn Error>> {
+    let mut o =
+        Options { port: 0xBE0, threads: 1, span: Duration::from_millis(500), program: Vec::new() };
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        if word == "--" {
+            o.program = words.cloned().collect();
+            return if o.program.is_empty() { Err(USAGE.into()) } else { Ok(o) };
+        }
+        let value = words.next().ok_or(USAGE)?;
+        match word.as_str() {
+            "--port" => o.port = port::parse(value)?,
+            "--threads" => o.threads = value.parse()?,
+            "--span-ms" => o.span = Duration::from_millis(value.parse()?),
+            _ => return Err(USAGE.into()),
+        }
+    }
+    Err(USAGE.into())
+}
+
+fn run(words: &[String]) -> Result<(), Box<dyn Error>> {
+    let o = options(words)?;
+    let window = port::Window::open_device(o.port)?;
+    let (name, arguments) = o.program.split_first().ok_or(USAGE)?;
+    let mut child = Command::new(name).args(arguments).spawn()?;
+    if !threads::wait_until_running(child.id(), o.threads)? {
+        child.wait()?;
+        return Err(format!("{name} ended before its {} threads ran", o.threads).into());
+    }
+    // Take the path once that the window takes, so that nothing in it happens for the first time.
+    interrupts::local_timer()?;
+    window.set(false)?;
+    sleep(Duration::from_millis(20));
+
+    let before = interrupts::local_timer()?;
+    window.set(true)?;
+    sleep(o.span);
+    window.set(false)?;
+    let after = interrupts::local_timer()?;
+
+    let inside = child.try_wait()?.is_none();
+    let status = child.wait()?;
+    let counts: Vec<String> = before
+        .iter()
+        .zip(&after)
+        .enumerate()
+        .map(|(cpu, (before, after))| format!("cpu{cpu}={}", after.saturating_sub(*before)))
+        .collect();
+    println!("GUEST window timer_interrupts {}", counts.join(" "));
+    if !inside {
+        return Err("the program ended inside the window: give it more loops".into());
+    }
+    if !status.success() {
+        return Err(format!("{name} failed: {status}").into());
+    }
+    Ok(())
+}
+
+fn histogram(words: &[String]) -> Result<(), Box<dyn Error>> {
+    let [file, cpus] = words else { return Err(USAGE.into()) };
+    let cpus: Vec<&str> = cpus.split(',').collect();
+    for line in histogram::lines(&fs::read_to_string(file)?, &cpus)? {
+        println!("{line}");
+    }
+    Ok(())
+}

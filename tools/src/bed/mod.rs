@@ -1,0 +1,157 @@
+//! Test beds: the machines, emulated or nested, that boot our images.
+//!
+//! A bed turns a [`Machine`] into a command line ([`Bed::prepare`]) and judges how its program
+//! ended ([`Bed::verdict`]); [`session::run`] does what all beds share: it streams the console,
+//! watches the time limit and ends the program. A QEMU TCG bed for AMD is another variant of [`Bed`].
+
+mod bochs;
+mod kvm;
+pub mod lines;
+pub mod session;
+mod terminal;
+
+pub use session::{Console, End, Outcome};
+
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+/// The machine to boot.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Boot CD.
+    pub iso: PathBuf,
+    /// Folder of this run, for logs and settings; it exists.
+    pub dir: PathBuf,
+    /// CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Bochs' CPU model; other beds have one model.
+    pub model: String,
+    /// Bochs' instructions (and TSC ticks) per emulated second.
+    pub ips: u64,
+    /// Bochs' wall clock at power-on, in seconds since 1970: the seed of what a guest draws from it.
+    pub time0: u64,
+    /// Wall time after which the machine is switched off.
+    pub time_limit: Duration,
+}
+
+/// CPU model that Linux trusts with the TSC-deadline timer.
+pub const LINUX_MODEL: &str = "corei3_cnl";
+/// Instructions per emulated second for figures: 1 us is 200 instructions.
+pub const FIGURES_IPS: u64 = 200_000_000;
+/// Instructions per emulated second for tests: firmware waits in emulated time.
+pub const TESTS_IPS: u64 = 10_000_000;
+/// Bochs' power-on time of the first boot.
+pub const TIME0: u64 = 1_700_000_000;
+
+/// A kind of machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bed {
+    /// The Bochs emulator: Intel VMX on any host.
+    Bochs,
+    /// QEMU with nested KVM: Intel VMX where the host's CPU has it.
+    Kvm,
+}
+
+/// What the user asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Choice {
+    /// Nested KVM where it works, else Bochs.
+    Auto,
+    /// Bochs.
+    Bochs,
+    /// Nested KVM.
+    Kvm,
+}
+
+/// How the console of a started machine is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Serial {
+    /// It grows in this file.
+    File(PathBuf),
+    /// The machine waits for a connection to this local TCP port.
+    Socket(u16),
+}
+
+/// A machine that is ready to be started.
+pub struct Prepared {
+    /// The emulator with its arguments.
+    pub command: Command,
+    /// Its COM1.
+    pub serial: Serial,
+}
+
+impl Bed {
+    /// The bed for `choice` on this host.
+    ///
+    /// # Errors
+    /// When nested KVM is asked for and cannot work.
+    pub fn choose(choice: Choice) -> Result<Self> {
+        match (choice, kvm::unusable()) {
+            (Choice::Bochs, _) | (Choice::Auto, Some(_)) => Ok(Self::Bochs),
+            (Choice::Kvm | Choice::Auto, None) => Ok(Self::Kvm),
+            (Choice::Kvm, Some(why)) => bail!("the kvm bed does not work here: {why}"),
+        }
+    }
+
+    /// Its name on the command line and in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bochs => "bochs",
+            Self::Kvm => "kvm",
+        }
+    }
+
+    /// The CPU backend the hypervisor finds there.
+    #[must_use]
+    pub fn backend(self) -> &'static str {
+        match self {
+            Self::Bochs | Self::Kvm => "vmx",
+        }
+    }
+
+    /// The word of the hypervisor's command line that ends this machine when all is done.
+    #[must_use]
+    pub fn exit_word(self) -> &'static str {
+        match self {
+            Self::Bochs => "exit=bochs",
+            Self::Kvm => "exit=debug-exit",
+        }
+    }
+
+    /// Does a latency measured there mean anything?
+    #[must_use]
+    pub fn is_deterministic(self) -> bool {
+        self == Self::Bochs
+    }
+
+    /// Writes the settings of `machine` and names the command that starts it.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn prepare(self, machine: &Machine, interactive: bool) -> Result<Prepared> {
+        match self {
+            Self::Bochs => bochs::prepare(machine, interactive),
+            Self::Kvm => kvm::prepare(machine, interactive),
+        }
+    }
+
+    /// Did the machine say that all went well?
+    #[must_use]
+    pub fn verdict(self, status: ExitStatus) -> bool {
+        match self {
+            Self::Bochs => status.success(),
+            Self::Kvm => kvm::verdict(status.code()),
+        }
+    }
+}
+
+/// A local TCP port that is free now.
+fn free_port() -> Result<u16> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    Ok(listener.local_addr()?.port())
+}

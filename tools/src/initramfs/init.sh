@@ -1,0 +1,75 @@
+#!/bin/busybox sh
+# First program of the Linux guest, also on the bare machine. What it does is said on the kernel
+# command line (beeline.*); lines that start with GUEST are read by `cargo xtask run`.
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sys /sys
+/bin/busybox mount -t devtmpfs dev /dev
+read -r up _ < /proc/uptime
+echo "GUEST up uptime=$up"
+/bin/busybox --install -s /bin
+
+word() { # word NAME DEFAULT: the value of NAME=value on the kernel command line
+    for w in $(cat /proc/cmdline); do
+        case $w in "$1"=*) echo "${w#*=}"; return ;; esac
+    done
+    echo "$2"
+}
+
+leave() {
+    echo "GUEST $1"
+    sleep 0.2 # the serial line drains
+    [ "$(word beeline.exit power-off)" = bochs ] && window exit-bochs
+    poweroff -f
+}
+
+export PATH=/bin
+mkdir -p /dev/shm /dev/pts /tmp
+mount -t tmpfs shm /dev/shm
+mount -t devpts pts /dev/pts
+mount -t tmpfs tmp /tmp
+uname -a
+cd /sys/devices/system || leave "failed no /sys/devices/system"
+events= modes=
+for c in clockevents/clockevent[0-9]*/current_device; do
+    read -r device < "$c" && events="$events,$device"
+done
+# The mode of each CPU's tick device: 0 and 1 are shutdown and periodic ticks, 3 is one-shot.
+modes=$(awk '/^Per CPU device:/ { p = 1 } /^Broadcast device/ { p = 0 } p && /^ mode:/ { print $2 }' /proc/timer_list | sort -u | tr '\n' ',')
+resolution=$(awk '/\.resolution:/ { print $2 }' /proc/timer_list | sort -u | tr '\n' ',')
+read -r source < clocksource/clocksource0/current_clocksource
+idle=none
+[ -r cpu/cpuidle/current_driver ] && read -r idle < cpu/cpuidle/current_driver
+read -r online < cpu/online
+read -r release < /proc/sys/kernel/osrelease
+echo "GUEST facts kernel=$release clocksource=$source clockevent=${events#,} mode=${modes%,} resolution=${resolution%,} idle=$idle online=$online"
+
+# Real-time throttling would put a 50 ms hole into a busy FIFO thread.
+echo -1 > /proc/sys/kernel/sched_rt_runtime_us
+
+case $(word beeline.run cyclictest) in
+cyclictest)
+    cpus=$(word beeline.cpus 0) loops=$(word beeline.loops 1000) interval=$(word beeline.interval 1000)
+    threads=$(echo "$cpus" | tr ',' '\n' | wc -l)
+    usleep "$(word beeline.offset 0)"
+    # The window spans 60 percent of the run.
+    window run --threads "$threads" --span-ms $((loops * interval * 6 / 10000)) -- \
+        cyclictest -m -p 90 -i "$interval" -l "$loops" -q -N -d 0 -t "$threads" -a "$cpus" \
+        -h "$(word beeline.buckets 60000)" --histfile=/tmp/histogram || leave "failed cyclictest"
+    window histogram /tmp/histogram "$cpus" || leave "failed histogram"
+    grep -E 'LOC|IPI|RES|CAL|NMI' /proc/interrupts
+    leave done
+    ;;
+boot)
+    leave done
+    ;;
+shell)
+    echo "GUEST shell"
+    echo "The shell of the Linux guest. 'exit' switches the machine off."
+    stty -F /dev/ttyS0 sane 2> /dev/null
+    setsid -c sh -c 'exec sh -i < /dev/ttyS0 > /dev/ttyS0 2>&1'
+    leave done
+    ;;
+*)
+    leave "failed unknown beeline.run=$(word beeline.run '')"
+    ;;
+esac

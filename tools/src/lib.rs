@@ -1,0 +1,11 @@
+//! Host side of Beeline: set-up, images, test beds, reports. The program `xtask` is a thin
+//! command line over these modules, and the emulator tests use them too.
+
+pub mod bed;
+pub mod command;
+pub mod image;
+pub mod initramfs;
+pub mod iso;
+pub mod progress;
+pub mod setup;
+pub mod workspace;
