@@ -8,5 +8,5 @@ extern crate std;
 
 pub mod acpi;
 pub mod apic;
-pub mod vmx;
 pub mod insn;
+pub mod vmx;

@@ -5,10 +5,14 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `board` | which device of a VM answers where |
 //! | [`uart`] | COM1, a 16550A |
 //! | [`ioapic`] | the virtual IOAPIC |
 //! | [`power`] | reset and power-off ports |
 
+mod board;
 pub mod ioapic;
 pub mod power;
 pub mod uart;
+
+pub use board::{Devices, Effect};
