@@ -37,6 +37,8 @@ global_asm!(
     "incl %ecx",
     "cmpl $2048, %ecx",
     "jne 2b",
+    // Multiboot leaves ESP undefined.
+    "movl $boot_stack_end, %esp",
     "call to_long_mode",
     "ljmp $0x08, $start64",
     // Paging and long mode on, boot GDT loaded; the caller does the far jump. Uses EAX, ECX, EDX.
