@@ -52,8 +52,19 @@ pub enum PinError {
     TargetTooLarge,
 }
 
-/// Takes over the I/O APICs and masks every pin.
+/// Masks both 8259s. Their INTR wire reaches the boot core by other ways than LINT0 as well, with
+/// vectors that firmware left at 8 to 15.
+fn silence_8259() {
+    // SAFETY: these are the 8259s' mask registers, or nobody's.
+    unsafe {
+        x86::io::outb(0x21, 0xFF);
+        x86::io::outb(0xA1, 0xFF);
+    }
+}
+
+/// Takes over the I/O APICs and masks every pin; the 8259s go silent.
 pub fn init(chips: &[Description]) {
+    silence_8259();
     let mut owned = PINS.lock();
     for chip in chips {
         let address = u64::from(chip.address);

@@ -115,9 +115,24 @@ pub fn current() -> usize {
     index
 }
 
-/// Lets `vector` enter the code at `handler` directly (an interrupt gate).
+/// Lets `vector` enter the code at `handler` directly (an interrupt gate). #DF gets a stack of its own.
 pub fn set_gate(vector: u8, handler: u64) {
-    let ist = u64::from(vector == 8);
+    write_gate(vector, handler, vector == 8);
+}
+
+/// As `set_gate`, on the CPU's fault stack (see `fault_stack_top`).
+pub fn set_gate_on_fault_stack(vector: u8, handler: u64) {
+    write_gate(vector, handler, true);
+}
+
+/// Where the fault stack of a CPU begins: the first word pushed there is 8 below.
+pub fn fault_stack_top(index: usize) -> u64 {
+    // SAFETY: takes an address only.
+    unsafe { addr_of!((*TABLES.0.get()).fault_stacks[index]) as u64 + 4096 }
+}
+
+fn write_gate(vector: u8, handler: u64, fault_stack: bool) {
+    let ist = u64::from(fault_stack);
     let low = (handler & 0xFFFF)
         | u64::from(CODE64) << 16
         | ist << 32
@@ -134,9 +149,4 @@ pub fn set_gate(vector: u8, handler: u64) {
 /// Gives `vector` back to the counting dispatcher of `trap`.
 pub fn reset_gate(vector: u8) {
     set_gate(vector, super::trap::stub(vector));
-}
-
-/// Linear address of the IDT's entry for `vector`.
-pub fn gate_address(vector: u8) -> u64 {
-    TABLES.0.get() as u64 + core::mem::offset_of!(Tables, idt) as u64 + 16 * u64::from(vector)
 }

@@ -70,15 +70,17 @@ fn watch(walk: &[u64], patience: u64, mut round: impl FnMut() -> Outcome<bool>) 
     STOP.store(false, Ordering::SeqCst);
     phases::prepare();
     let taken = irq::nmis(TARGET);
-    let mut slept = DEEP_SLEEPS.load(Ordering::SeqCst);
-    let mut woken = 0;
+    let (mut woken, mut last) = (0, 0);
     let mut wake = || {
-        let now = DEEP_SLEEPS.load(Ordering::SeqCst);
-        if now != slept {
+        let sleep = DEEP_SLEEP.load(Ordering::SeqCst);
+        // One NMI per sleep; another one only if it came between the sleeper's last look and its HLT.
+        if sleep % 2 == 1 && cpu::rdtsc() - last > 20_000 {
             time::delay(1_500);
-            lapic::send(TARGET as u32, lapic::NMI | lapic::ASSERT);
-            woken += 1;
-            slept = now;
+            if DEEP_SLEEP.load(Ordering::SeqCst) == sleep {
+                lapic::send(TARGET as u32, lapic::NMI | lapic::ASSERT);
+                woken += 1;
+                last = cpu::rdtsc();
+            }
         }
     };
     let job = || walk_phases(walk);

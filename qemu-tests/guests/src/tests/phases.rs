@@ -26,8 +26,8 @@ const NAME: u64 = 0xBEE1_1E00;
 const TIMER: u8 = 0x6A;
 const HANDLER: u8 = 0x6B;
 
-/// Visits to `HALTED_IF_0`: whoever sees this grow sends that CPU one NMI.
-pub static DEEP_SLEEPS: AtomicU64 = AtomicU64::new(0);
+/// Odd while a CPU sleeps in `HALTED_IF_0`: whoever sees that sends it an NMI.
+pub static DEEP_SLEEP: AtomicU64 = AtomicU64::new(0);
 
 /// Spins for about `ticks` with IF as it is; the canaries must survive.
 fn spin(phase: u64, ticks: u64) -> Outcome {
@@ -120,7 +120,7 @@ fn halted(ticks: u64) {
 fn halted_if_0() {
     let counter = irq::counter(tables::current(), irq::NMI);
     let before = counter.load(Ordering::SeqCst);
-    DEEP_SLEEPS.fetch_add(1, Ordering::SeqCst);
+    DEEP_SLEEP.fetch_add(1, Ordering::SeqCst);
     // SAFETY: as for `halted`.
     unsafe {
         asm!(
@@ -133,6 +133,7 @@ fn halted_if_0() {
             inout("r15") NAME + HALTED_IF_0 => _,
         );
     }
+    DEEP_SLEEP.fetch_add(1, Ordering::SeqCst);
 }
 
 /// An interrupt whose handler stays for `ticks`.
