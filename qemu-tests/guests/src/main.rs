@@ -6,6 +6,13 @@
 //! The lines it prints are described in docs/src/guest-interface.md.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
+#![cfg_attr(
+    target_os = "none",
+    expect(
+        clippy::result_large_err,
+        reason = "the reason of a failure is text, and no heap is here"
+    )
+)]
 
 #[cfg(target_os = "none")]
 mod bench;

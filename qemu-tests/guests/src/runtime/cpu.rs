@@ -91,9 +91,9 @@ port!(in8, out8, u8, "al");
 port!(in16, out16, u16, "ax");
 port!(in32, out32, u32, "eax");
 
-/// Defines a read and a write of a control or debug register.
-macro_rules! register {
-    ($read:ident, $write:ident, $name:literal) => {
+/// Defines a read of a control or debug register.
+macro_rules! read_register {
+    ($($read:ident = $name:literal),+ $(,)?) => { $(
         /// Reads the register.
         pub fn $read() -> u64 {
             let value: u64;
@@ -101,22 +101,23 @@ macro_rules! register {
             unsafe { asm!(concat!("mov {}, ", $name), out(reg) value, options(nostack)) };
             value
         }
+    )+ };
+}
+read_register!(cr0 = "cr0", cr2 = "cr2", cr3 = "cr3", cr4 = "cr4", cr8 = "cr8");
+read_register!(dr6 = "dr6", dr7 = "dr7");
 
+/// Defines a write of a control or debug register.
+macro_rules! write_register {
+    ($($write:ident = $name:literal),+ $(,)?) => { $(
         /// Writes the register.
         pub fn $write(value: u64) {
             // SAFETY: see the module comment; a fault goes to `catch`.
             unsafe { asm!(concat!("mov ", $name, ", {}"), in(reg) value, options(nostack)) };
         }
-    };
+    )+ };
 }
-register!(cr0, set_cr0, "cr0");
-register!(cr2, set_cr2, "cr2");
-register!(cr3, set_cr3, "cr3");
-register!(cr4, set_cr4, "cr4");
-register!(cr8, set_cr8, "cr8");
-register!(dr0, set_dr0, "dr0");
-register!(dr6, set_dr6, "dr6");
-register!(dr7, set_dr7, "dr7");
+write_register!(set_cr0 = "cr0", set_cr3 = "cr3", set_cr4 = "cr4", set_cr8 = "cr8");
+write_register!(set_dr0 = "dr0", set_dr6 = "dr6", set_dr7 = "dr7");
 
 /// IF = 0.
 pub fn cli() {

@@ -10,12 +10,9 @@ use core::sync::atomic::{AtomicU8, Ordering};
 pub const ALL: u64 = u64::MAX;
 /// Exit kinds.
 pub const CPUID: u64 = 0;
-pub const MSR_READ: u64 = 1;
 pub const MSR_WRITE: u64 = 2;
 pub const IO: u64 = 3;
 pub const MMIO: u64 = 4;
-pub const NMI: u64 = 5;
-pub const HYPERCALL: u64 = 7;
 pub const EXTERNAL_INTERRUPT: u64 = 9;
 
 const PRESENCE: u64 = 0x4245_0000;

@@ -42,10 +42,8 @@ pub const DEADLINE: u64 = 2 << 17;
 pub const BASE_ENABLE: u64 = 1 << 11;
 pub const BASE_X2APIC: u64 = 1 << 10;
 
-/// ICR delivery modes.
-pub const FIXED: u64 = 0;
+/// ICR delivery modes; Fixed is 0.
 pub const LOWEST: u64 = 1 << 8;
-pub const SMI: u64 = 2 << 8;
 pub const NMI: u64 = 4 << 8;
 pub const INIT: u64 = 5 << 8;
 pub const STARTUP: u64 = 6 << 8;

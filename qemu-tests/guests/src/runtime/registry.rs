@@ -73,14 +73,13 @@ static DETAIL: Detail = Detail(UnsafeCell::new(Text::new()));
 
 fn entries() -> &'static [TestEntry] {
     unsafe extern "C" {
-        static __tests_start: TestEntry;
-        static __tests_end: TestEntry;
+        static __tests_start: u8;
+        static __tests_end: u8;
     }
     let (start, end) = (&raw const __tests_start, &raw const __tests_end);
-    // SAFETY: the linker script puts all entries, and nothing else, between the two symbols.
-    unsafe {
-        core::slice::from_raw_parts(start, (end as usize - start as usize) / size_of::<TestEntry>())
-    }
+    let count = (end as usize - start as usize) / size_of::<TestEntry>();
+    // SAFETY: the linker script puts all entries, and nothing else, between the two symbols, aligned.
+    unsafe { core::slice::from_raw_parts(start.cast::<TestEntry>(), count) }
 }
 
 fn current_name() -> &'static str {

@@ -104,7 +104,7 @@ pub fn start_all() -> Outcome {
         static ap_start: u8;
         static ap_end: u8;
     }
-    let start = (&raw const ap_start) as *const u8;
+    let start = &raw const ap_start;
     let length = (&raw const ap_end) as usize - start as usize;
     // SAFETY: the page at TRAMPOLINE is free low memory, identity-mapped; the source lies in our text.
     unsafe { core::ptr::copy_nonoverlapping(start, TRAMPOLINE as *mut u8, length) };

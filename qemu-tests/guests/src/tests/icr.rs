@@ -129,6 +129,13 @@ fn v4_every_way_to_send_to_oneself() -> Outcome {
 
 fn v4_icr_write_takes_one_exit() -> Outcome {
     let before = irq::count_here(VECTOR);
+    let msr_writes = || {
+        if !hypercall::present() {
+            return 0;
+        }
+        hypercall::exits(hypercall::ALL, hypercall::MSR_WRITE)
+    };
+    let writes = msr_writes();
     let (exits, ()) = hypercall::exits_of(|| {
         for _ in 0..1_000 {
             lapic::send(0, TO_SELF | ASSERT | u64::from(VECTOR));
@@ -138,6 +145,7 @@ fn v4_icr_write_takes_one_exit() -> Outcome {
     ensure_eq!(irq::count_here(VECTOR) - before, 1_000, "IPIs taken");
     if hypercall::present() {
         ensure_eq!(exits, 1_000, "exits");
+        ensure_eq!(msr_writes() - writes, 1_000, "of kind msr_write");
     }
     Ok(())
 }

@@ -9,7 +9,10 @@ tests! { "up", Machine:
     a1_c1_deadline_timer_fires_100000_times_without_an_exit,
     a1_c1_one_shot_timer_fires_100000_times_without_an_exit,
     a1_c1_periodic_timer_fires_without_an_exit,
+    c4_deadline_0_disarms,
+    c4_mode_change_disarms,
 }
+tests! { "up", Beeline: a2_no_interrupt_is_an_exit }
 
 const VECTOR: u8 = 0x61;
 const MANY: u64 = 100_000;
@@ -62,4 +65,44 @@ fn a1_c1_periodic_timer_fires_without_an_exit() -> Outcome {
     ensure_eq!(exits, 0, "exits over {N} periods");
     detail(format_args!("interrupts={N} exits={exits}"));
     Ok(())
+}
+
+/// The other half of A1: interrupts come while exits of other kinds go on, and none is of kind external_interrupt.
+fn a2_no_interrupt_is_an_exit() -> Outcome {
+    let exits = || hypercall::exits(hypercall::ALL, hypercall::EXTERNAL_INTERRUPT);
+    ensure_eq!(exits(), 0, "external-interrupt exits since the start");
+    lapic::deadline_timer(VECTOR);
+    fire(1_000, || {
+        lapic::arm(rdtsc() + 100);
+        cpu::cpuid(0, 0);
+    })?;
+    ensure_eq!(exits(), 0, "external-interrupt exits");
+    Ok(())
+}
+
+fn never_fires(what: &str, disarm: impl Fn()) -> Outcome {
+    let before = irq::count_here(VECTOR);
+    lapic::deadline_timer(VECTOR);
+    lapic::arm(rdtsc() + 2_000);
+    disarm();
+    cpu::sti();
+    time::delay(10_000);
+    cpu::cli();
+    ensure_eq!(irq::count_here(VECTOR) - before, 0, "interrupts after {what}");
+    Ok(())
+}
+
+fn c4_deadline_0_disarms() -> Outcome {
+    never_fires("deadline 0", || {
+        lapic::arm(0);
+        assert!(cpu::rdmsr(cpu::IA32_TSC_DEADLINE) == 0);
+    })
+}
+
+/// SDM 11.5.4.1: a change between TSC-deadline mode and the others disarms the timer.
+fn c4_mode_change_disarms() -> Outcome {
+    never_fires("a change to one-shot mode and back", || {
+        lapic::write(lapic::LVT_TIMER, lapic::ONE_SHOT | u64::from(VECTOR));
+        lapic::write(lapic::LVT_TIMER, lapic::DEADLINE | u64::from(VECTOR));
+    })
 }
