@@ -47,3 +47,18 @@ pub fn nmi_source_pending() -> bool {
     // A machine without the port reads as ones.
     status != 0xFF && status & 0xC0 != 0
 }
+
+/// Reads a port of the PIT or its gate; for the device model that passes them through.
+pub fn pit_read(port: u16) -> u8 {
+    debug_assert!(matches!(port, 0x40..=0x43 | 0x61), "not a port of the PIT");
+    // SAFETY: the PIT belongs to the VM on whose behalf this is called; nothing else depends on
+    // it once the clocks are measured.
+    unsafe { inb(port) }
+}
+
+/// Writes a port of the PIT or its gate.
+pub fn pit_write(port: u16, value: u8) {
+    debug_assert!(matches!(port, 0x40..=0x43 | 0x61), "not a port of the PIT");
+    // SAFETY: as above.
+    unsafe { outb(port, value) };
+}

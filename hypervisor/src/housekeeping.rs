@@ -16,6 +16,8 @@ use arch::{apic, cpu, ioapic, serial, tables};
 const WAKE_VECTOR: u8 = 0xF0;
 const SERIAL_VECTOR: u8 = 0xE0;
 const TIMER_VECTOR: u8 = 0xEF;
+/// The passed-through PIT's pin in NMI mode.
+pub const PIT_NMI_VECTOR: u8 = 0xE1;
 /// ISA interrupt of COM1.
 const COM1_IRQ: u8 = 4;
 /// Bytes that the transmitter's FIFO takes at once.
@@ -37,10 +39,12 @@ pub fn wake() {
 
 /// Runs until every VM has stopped; true if all of them ended well.
 pub fn run(machine: &Machine) -> bool {
-    for vector in [WAKE_VECTOR, SERIAL_VECTOR, TIMER_VECTOR] {
+    for vector in [WAKE_VECTOR, TIMER_VECTOR] {
         // Their arrival is all that matters: the loop looks at everything.
         tables::set_vector_handler(vector, || {});
     }
+    tables::set_vector_handler(SERIAL_VECTOR, serial::acknowledge);
+    crate::device::pit::init(&machine.platform);
     let (gsi, trigger) = ioapic::isa_gsi(COM1_IRQ, &machine.platform.overrides);
     let route = ioapic::PinRoute {
         vector: SERIAL_VECTOR,
@@ -50,6 +54,7 @@ pub fn run(machine: &Machine) -> bool {
     if let Err(e) = ioapic::route(gsi, route) {
         log::warn!("COM1's interrupt cannot be routed ({e:?}): input is polled");
     }
+    serial::enable_interrupts();
     console::defer();
     let mut pump = Pump::new(machine.rates.tsc_hz);
     let mut well = true;

@@ -16,6 +16,7 @@ use crate::sync::Ordering;
 use crate::vm::{Ask, Lifecycle, VcpuShared, Vm};
 use arch::cpu::rdtsc;
 use arch::stage2::Stage2;
+use arch_defs::apic::ApicMode;
 use arch::virt::{Backend, Event, Exit, MsrAccess, StartState, Unusable, VcpuConfig};
 
 /// A vCPU as its own core sees it.
@@ -92,7 +93,7 @@ impl<B: Backend> Vcpu<B> {
         let cpuid = CpuidTable::new(&inputs, arch::cpu::cpuid);
         let backend = B::new(&VcpuConfig {
             stage2: &vm.stage2,
-            msr_access: &|msr| {
+            msr_access: |msr| {
                 let (read, write) = msr_policy::passes(msr);
                 MsrAccess { read, write }
             },
@@ -308,6 +309,7 @@ impl<B: Backend> Vcpu<B> {
             );
         }
         self.apic = ApicState::reset(self.shared.id);
+        self.set_apic_mode(ApicMode::X2apic);
         self.shared.set_lifecycle(next);
     }
 
@@ -317,6 +319,15 @@ impl<B: Backend> Vcpu<B> {
         self.msrs = MsrState::new(arch::cpu::physical_bits());
         self.backend.reset(state);
         self.shared.set_lifecycle(Lifecycle::Running);
+    }
+
+    /// Puts the virtual LAPIC into another mode. The physical one stays in x2APIC mode and keeps
+    /// what it holds (REQUIREMENTS A6, S4); its registers as MSRs are the guest's in x2APIC mode
+    /// only.
+    pub fn set_apic_mode(&mut self, mode: ApicMode) {
+        self.apic.mode = mode;
+        self.shared.set_xapic(mode == ApicMode::Xapic);
+        self.backend.set_x2apic_passthrough(mode == ApicMode::X2apic);
     }
 
     /// Stops the whole VM from this vCPU: asks the housekeeping core and leaves the guest.
@@ -400,7 +411,7 @@ pub const PARKING_CODE: [u8; 4] = [0xFA, 0xF4, 0xEB, 0xFC];
 pub fn parking<B: Backend>(space: &Stage2) -> Result<B, Unusable> {
     let mut parking = B::new(&VcpuConfig {
         stage2: space,
-        msr_access: &|_| MsrAccess::default(),
+        msr_access: |_| MsrAccess::default(),
         tag: 1,
         cr4_allowed: 0,
     })?;

@@ -366,6 +366,9 @@ pub trait Backend: Sized + 'static {
     /// Sets CR4 as the guest sees it; bits that the hypervisor owns are only shadowed.
     fn set_cr4(&mut self, value: u64);
 
+    /// Lets the x2APIC MSRs that policy passes (MSRs 0x800 to 0x8FF) through, or traps them all.
+    fn set_x2apic_passthrough(&mut self, on: bool);
+
     /// Sets EFER; LMA is kept.
     fn set_efer(&mut self, value: u64);
 
@@ -378,7 +381,7 @@ pub struct VcpuConfig<'a> {
     /// Second-stage root.
     pub stage2: &'a crate::stage2::Stage2,
     /// MSRs that pass without an exit.
-    pub msr_access: &'a dyn Fn(u32) -> MsrAccess,
+    pub msr_access: fn(u32) -> MsrAccess,
     /// TLB tag, not 0.
     pub tag: u16,
     /// CR4 bits that this guest may set.

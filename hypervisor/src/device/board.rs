@@ -1,6 +1,24 @@
-//! The board of one VM: which device answers where.
+//! The board of one VM: which device answers at which port or page, and how their lines reach the
+//! virtual IOAPIC and from there, through `interrupt::post`, a vCPU.
+//!
+//! Locks: COM1's, then the IOAPIC's. Messages are delivered after both are released.
 
+use super::ioapic::{Delivery, Ioapic, Message, Pin, Written};
+use super::pit;
+use super::power::{self, PowerAction};
+use super::uart::Uart;
+use crate::interrupt::post::{post, post_nmi};
+use crate::sync::Mutex;
 use crate::vm::{Ask, Vm};
+use alloc::collections::VecDeque;
+use arch_defs::apic::{ApicId, TargetSet, XapicLogical, targets, xapic_targets};
+use arrayvec::ArrayVec;
+use guest_loader::config::DeviceConfig;
+use guest_loader::layout::{COM1_GSI, COM1_PORT};
+
+const COM1_LAST: u16 = COM1_PORT + 7;
+/// Console input that waits for the guest at most, in bytes.
+const BACKLOG: usize = 4096;
 
 /// What a port write does beyond its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,32 +29,200 @@ pub enum Effect {
     Stop(Ask),
 }
 
+struct Com1 {
+    uart: Uart,
+    /// Input that the UART's FIFO had no room for.
+    backlog: VecDeque<u8>,
+}
+
 /// The devices of one VM.
-pub struct Devices {}
+pub struct Devices {
+    com1: Mutex<Com1>,
+    ioapic: Mutex<Ioapic>,
+    /// The VM owns the machine's PIT.
+    has_pit: bool,
+}
 
 impl Devices {
-    pub fn new() -> Self {
-        Self {}
+    /// The board as it powers up.
+    pub fn new(passed_through: &[DeviceConfig]) -> Self {
+        let has_pit = passed_through.contains(&DeviceConfig::Pit);
+        Self {
+            com1: Mutex::new(Com1 { uart: Uart::new(), backlog: VecDeque::new() }),
+            ioapic: Mutex::new(Ioapic::new(passed_pins(has_pit))),
+            has_pit,
+        }
     }
-    pub fn reset(&self) {}
-    pub fn ioapic_read(&self, _: u16) -> u32 {
-        0
+
+    /// Resets every device (VM start).
+    pub fn reset(&self) {
+        let mut com1 = self.com1.lock();
+        com1.uart = Uart::new();
+        com1.backlog.clear();
+        *self.ioapic.lock() = Ioapic::new(passed_pins(self.has_pit));
+        if self.has_pit {
+            pit::silence();
+        }
     }
-    pub fn ioapic_write(&self, _: &Vm, _: u16, _: u32) {}
-    pub fn port_read(&self, _: &Vm, port: u16, _: u8) -> Option<u32> {
-        (port == 0x3FD).then_some(0x60)
+
+    /// A read of `size` bytes at a port; `None` where nobody answers.
+    pub fn port_read(&self, vm: &Vm, port: u16, size: u8) -> Option<u32> {
+        let byte = match port {
+            COM1_PORT..=COM1_LAST => self.with_com1(vm, |com1| {
+                let byte = com1.uart.read(port - COM1_PORT);
+                com1.refill();
+                byte
+            }),
+            power::SLEEP_STATUS_PORT => power::read(port),
+            _ if self.has_pit => pit::read(port)?,
+            _ => return None,
+        };
+        // Wider accesses see the byte and ones: there is one register per port.
+        Some(if size == 1 { byte.into() } else { 0xFFFF_FF00 | u32::from(byte) })
     }
-    pub fn port_write(&self, vm: &Vm, port: u16, _: u8, value: u32) -> Option<Effect> {
+
+    /// A write of `size` bytes at a port; `None` where nobody answers.
+    pub fn port_write(&self, vm: &Vm, port: u16, _size: u8, value: u32) -> Option<Effect> {
+        let byte = value as u8;
         match port {
-            0x3F8 => {
-                vm.output.put(value as u8);
-                crate::housekeeping::wake();
+            COM1_PORT..=COM1_LAST => {
+                self.with_com1(vm, |com1| {
+                    com1.uart.write(port - COM1_PORT, byte, &mut |byte| vm.print(byte));
+                    com1.refill();
+                });
                 Some(Effect::Nothing)
             }
-            0xB004 => Some(Effect::Stop(Ask::PowerOff)),
+            power::RESET_PORT | power::SLEEP_CONTROL_PORT | power::SLEEP_STATUS_PORT => {
+                Some(match power::write(port, byte) {
+                    PowerAction::None => Effect::Nothing,
+                    PowerAction::Reset => Effect::Stop(Ask::Reset),
+                    PowerAction::PowerOff => Effect::Stop(Ask::PowerOff),
+                })
+            }
+            _ if self.has_pit => pit::write(port, byte).map(|()| Effect::Nothing),
             _ => None,
         }
     }
-    pub fn output_drained(&self, _: &Vm) {}
-    pub fn receive(&self, _: &Vm, _: u8) {}
+
+    /// A 32-bit read of the virtual IOAPIC's page.
+    pub fn ioapic_read(&self, offset: u16) -> u32 {
+        self.ioapic.lock().read(offset)
+    }
+
+    /// A 32-bit write to the virtual IOAPIC's page.
+    pub fn ioapic_write(&self, vm: &Vm, offset: u16, value: u32) {
+        let mut messages = ArrayVec::<Message, 24>::new();
+        let Written { changed, reassert } = {
+            let mut ioapic = self.ioapic.lock();
+            let written = ioapic.write(offset, value);
+            for pin in written.reassert {
+                messages.extend(ioapic.reassert(pin));
+            }
+            written
+        };
+        debug_assert!(reassert.is_empty() || messages.len() <= 24);
+        if let Some(changed) = changed {
+            pit::pin_changed(vm, changed);
+        }
+        messages.into_iter().for_each(|message| deliver(vm, message));
+    }
+
+    /// The PIT's pin fired while the guest has it in NMI mode (housekeeping core, in its interrupt
+    /// handler: the lock is not waited for by anybody on this core).
+    pub fn pit_nmi(&self, vm: &Vm) {
+        let Some(pin) = Pin::new(pit::GSI as u8) else { return };
+        let entry = self.ioapic.lock().entry(pin);
+        if let Some(message) = entry.message().filter(|_| !entry.is_masked()) {
+            deliver(vm, message);
+        }
+    }
+
+    /// Console input, from the housekeeping core.
+    pub fn receive(&self, vm: &Vm, byte: u8) {
+        self.with_com1(vm, |com1| {
+            if com1.backlog.len() < BACKLOG {
+                com1.backlog.push_back(byte);
+            }
+            com1.refill();
+        });
+    }
+
+    /// The console took some output: a transmitter that was stuck goes on.
+    pub fn output_drained(&self, vm: &Vm) {
+        self.with_com1(vm, |com1| {
+            if com1.uart.tx_waiting() {
+                com1.uart.tx_ready(&mut |byte| vm.print(byte));
+            }
+        });
+    }
+
+    /// Works on COM1 and passes on what its line did. A line that is still asserted is raised
+    /// again for a level-programmed pin: the virtual IOAPIC has no Remote-IRR to wait for.
+    fn with_com1<T>(&self, vm: &Vm, work: impl FnOnce(&mut Com1) -> T) -> T {
+        let (result, message) = {
+            let mut com1 = self.com1.lock();
+            let result = work(&mut com1);
+            let dipped = com1.uart.take_dip();
+            let line = com1.uart.interrupt_line();
+            (result, self.set_com1_line(dipped, line))
+        };
+        if let Some(message) = message {
+            deliver(vm, message);
+        }
+        result
+    }
+
+    fn set_com1_line(&self, dipped: bool, line: bool) -> Option<Message> {
+        let pin = Pin::new(COM1_GSI as u8)?;
+        let mut ioapic = self.ioapic.lock();
+        if dipped {
+            // The line fell inside the call: the edge that follows counts.
+            let _ = ioapic.set_line(pin, false);
+        }
+        ioapic.set_line(pin, line).or_else(|| ioapic.reassert(pin))
+    }
+}
+
+impl Com1 {
+    /// Moves waiting input into the UART while it takes it.
+    fn refill(&mut self) {
+        while let Some(&byte) = self.backlog.front() {
+            if !self.uart.receive(byte) {
+                break;
+            }
+            self.backlog.pop_front();
+        }
+    }
+}
+
+const fn passed_pins(has_pit: bool) -> u32 {
+    if has_pit { 1 << pit::GSI } else { 0 }
+}
+
+/// The vCPUs that an IOAPIC message is for.
+pub fn message_targets(vm: &Vm, message: Message) -> TargetSet {
+    let count = vm.vcpus.len() as u32;
+    let destination = message.target(vm.in_xapic());
+    let ids: ArrayVec<XapicLogical, { arch_defs::apic::MAX_VCPUS as usize }> =
+        vm.vcpus.iter().map(|vcpu| vcpu.xapic_logical()).collect();
+    let set = if vm.in_xapic() {
+        xapic_targets(destination, ApicId(0), &ids)
+    } else {
+        targets(destination, ApicId(0), count)
+    };
+    match message.delivery {
+        Delivery::LowestPriority(_) => set.first().map_or(TargetSet::EMPTY, TargetSet::one),
+        _ => set,
+    }
+}
+
+/// Raises an IOAPIC message's interrupt in its targets.
+pub fn deliver(vm: &Vm, message: Message) {
+    let set = message_targets(vm, message);
+    for vcpu in vm.vcpus.iter().filter(|vcpu| set.contains(ApicId(vcpu.id))) {
+        match message.delivery {
+            Delivery::Fixed(vector) | Delivery::LowestPriority(vector) => post(vcpu, vector),
+            Delivery::Nmi => post_nmi(vcpu),
+        }
+    }
 }

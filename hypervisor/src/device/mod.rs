@@ -5,13 +5,15 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `board` | which device of a VM answers where |
+//! | [`board`] | which device of a VM answers where |
 //! | [`uart`] | COM1, a 16550A |
 //! | [`ioapic`] | the virtual IOAPIC |
+//! | [`pit`] | the machine's interval timer, passed through |
 //! | [`power`] | reset and power-off ports |
 
-mod board;
+pub mod board;
 pub mod ioapic;
+pub mod pit;
 pub mod power;
 pub mod uart;
 

@@ -75,16 +75,13 @@ fn write_by_table<B: Backend>(vcpu: &mut Vcpu<B>, index: u32, value: u64) -> Res
         Write::Ignore => Ok(()),
         Write::IgnoreLogOnce(what) => {
             if vcpu.msrs.log_now(what) {
-                log::info!(
-                    "vm {} vCPU {}: its write to {} is dropped (offset 0 keeps deadlines right)",
-                    vcpu.vm.config.name,
-                    vcpu.shared.id,
-                    match what {
-                        Once::Tsc => "the TSC",
-                        Once::TscAdjust => "TSC_ADJUST",
-                        Once::DebugCtl => "DEBUGCTL",
-                    }
-                );
+                let (register, why) = match what {
+                    Once::Tsc => ("the TSC", "offset 0 keeps deadlines right"),
+                    Once::TscAdjust => ("TSC_ADJUST", "offset 0 keeps deadlines right"),
+                    Once::DebugCtl => ("DEBUGCTL", "there are no branch records"),
+                };
+                let (vm, id) = (&vcpu.vm.config.name, vcpu.shared.id);
+                log::info!("vm {vm} vCPU {id}: its write to {register} is dropped ({why})");
             }
             Ok(())
         }
@@ -102,7 +99,8 @@ fn emulated_write<B: Backend>(
 ) -> Result<(), Gp> {
     match kind {
         Kind::ApicBase => {
-            vcpu.apic.mode = vcpu.apic.mode.write(value).map_err(|_| Gp)?;
+            let mode = vcpu.apic.mode.write(value).map_err(|_| Gp)?;
+            vcpu.set_apic_mode(mode);
             Ok(())
         }
         Kind::Icr => ipi::x2apic_icr(vcpu, value).map_err(|_| Gp),

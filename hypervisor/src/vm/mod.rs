@@ -11,7 +11,7 @@ use crate::console::GuestOutput;
 use crate::device::Devices;
 use crate::memory::GuestRam;
 use crate::stats::{Snapshot, VcpuStats};
-use crate::sync::{AtomicU32, AtomicU64, Mutex, Once, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Once, Ordering};
 use alloc::vec::Vec;
 use arch::stage2::Stage2;
 use arch::virt::StartState;
@@ -42,6 +42,7 @@ pub struct VcpuShared {
     sipi_page: AtomicU32,
     start: Mutex<Option<StartState>>,
     xapic_logical: AtomicU32,
+    xapic: AtomicBool,
 }
 
 impl VcpuShared {
@@ -54,6 +55,7 @@ impl VcpuShared {
             sipi_page: AtomicU32::new(0),
             start: Mutex::new(None),
             xapic_logical: AtomicU32::new(0),
+            xapic: AtomicBool::new(false),
         }
     }
 
@@ -92,6 +94,11 @@ impl VcpuShared {
     pub fn xapic_logical(&self) -> XapicLogical {
         let packed = self.xapic_logical.load(Ordering::Acquire);
         XapicLogical { id: packed as u8, cluster: packed >> 8 != 0 }
+    }
+
+    /// Publishes whether this vCPU's LAPIC is in xAPIC mode.
+    pub fn set_xapic(&self, on: bool) {
+        self.xapic.store(on, Ordering::Release);
     }
 
     /// Leaves a start state for the core to take with the request.
@@ -164,7 +171,7 @@ impl Vm {
             .collect();
         Self {
             index,
-            devices: Devices::new(),
+            devices: Devices::new(&config.devices),
             config,
             ram,
             stage2,
@@ -206,6 +213,18 @@ impl Vm {
     fn set_up(&self, up: bool) {
         self.ask.store(Ask::Nothing as u32, Ordering::Release);
         self.up.store(up.into(), Ordering::Release);
+    }
+
+    /// A byte of its COM1 for the console; false if there is no room.
+    pub fn print(&self, byte: u8) -> bool {
+        let taken = !self.config.console || self.output.put(byte);
+        crate::housekeeping::wake();
+        taken
+    }
+
+    /// True if its LAPICs are in xAPIC mode, where logical ids are the guest's own.
+    pub fn in_xapic(&self) -> bool {
+        self.vcpus.first().is_some_and(|vcpu| vcpu.xapic.load(Ordering::Acquire))
     }
 
     /// Opens the measured window now.

@@ -15,7 +15,7 @@ use crate::cpu;
 use crate::heap::Block;
 use crate::tables::area;
 use crate::virt::{
-    CodeSegment, ControlRegisters, EntryControls, Event, ExitInfo, GuestRegs, Report,
+    CodeSegment, ControlRegisters, EntryControls, Event, ExitInfo, GuestRegs, MsrAccess, Report,
     SoftwareEvent, StartState, Unusable, Backend, VcpuConfig,
 };
 use arch_defs::vmx::control::{Pin, Proc};
@@ -43,6 +43,7 @@ pub struct VmxVcpu {
     cr4_allowed: u64,
     vmcs: Block,
     msr_bitmap: Block,
+    msr_access: fn(u32) -> MsrAccess,
     eptp: u64,
     tag: u16,
 }
@@ -298,6 +299,10 @@ impl Backend for VmxVcpu {
     fn set_efer(&mut self, value: u64) {
         let lma = vmread(Field::GuestEfer) & cpu::EFER_LMA;
         vmwrite(Field::GuestEfer, (value & !cpu::EFER_LMA) | lma);
+    }
+
+    fn set_x2apic_passthrough(&mut self, on: bool) {
+        setup::fill_x2apic_part(&self.msr_bitmap, if on { self.msr_access } else { setup::NO_MSR });
     }
 
     fn report(&mut self) -> Report {

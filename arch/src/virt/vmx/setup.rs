@@ -66,6 +66,7 @@ pub fn new(config: &VcpuConfig<'_>) -> Result<VmxVcpu, Unusable> {
         cr4_allowed: config.cr4_allowed,
         vmcs,
         msr_bitmap,
+        msr_access: config.msr_access,
         eptp: config.stage2.ept_pointer(),
         tag: config.tag,
     };
@@ -78,22 +79,46 @@ pub fn new(config: &VcpuConfig<'_>) -> Result<VmxVcpu, Unusable> {
     controls.map(|_| vcpu)
 }
 
-/// The bitmap's four parts: read low, read high, write low, write high (SDM section 25.6.9). A
-/// set bit traps.
-fn fill_msr_bitmap(bitmap: &heap::Block, msr_access: &dyn Fn(u32) -> MsrAccess) {
+/// Nothing passes.
+pub const NO_MSR: fn(u32) -> MsrAccess = |_| MsrAccess { read: false, write: false };
+
+/// First register and byte offset of the bitmap's low and high part; each has its write half 2 KiB
+/// after its read half (SDM section 25.6.9). A set bit traps.
+const PARTS: [(u32, u32); 2] = [(0, 0), (0xC000_0000, 1024)];
+const WRITE_HALF: u64 = 2048;
+/// Registers of the x2APIC.
+const X2APIC: core::ops::Range<u32> = 0x800..0x900;
+
+fn fill_msr_bitmap(bitmap: &heap::Block, msr_access: fn(u32) -> MsrAccess) {
     bitmap.fill(0xFF);
-    for (part, base) in [(0, 0_u32), (1, 0xC000_0000)] {
-        for word in 0..128_u32 {
-            let (mut read, mut write) = (u64::MAX, u64::MAX);
-            for bit in 0..64 {
-                let access = msr_access(base + word * 64 + bit);
-                read &= !(u64::from(access.read) << bit);
-                write &= !(u64::from(access.write) << bit);
-            }
-            let at = u64::from(part * 1024 + word * 8);
-            bitmap.write_u64(at, read);
-            bitmap.write_u64(at + 2048, write);
+    for (base, offset) in PARTS {
+        fill_msr_words(bitmap, base, offset, 0..0x2000, msr_access);
+    }
+}
+
+/// Writes the x2APIC registers' part of the bitmap anew.
+pub fn fill_x2apic_part(bitmap: &heap::Block, msr_access: fn(u32) -> MsrAccess) {
+    fill_msr_words(bitmap, 0, 0, X2APIC, msr_access);
+}
+
+/// `msrs`, relative to `base`, starts and ends at multiples of 64.
+fn fill_msr_words(
+    bitmap: &heap::Block,
+    base: u32,
+    offset: u32,
+    msrs: core::ops::Range<u32>,
+    msr_access: fn(u32) -> MsrAccess,
+) {
+    for first in msrs.step_by(64) {
+        let (mut read, mut write) = (u64::MAX, u64::MAX);
+        for bit in 0..64 {
+            let access = msr_access(base + first + bit);
+            read &= !(u64::from(access.read) << bit);
+            write &= !(u64::from(access.write) << bit);
         }
+        let at = u64::from(offset + first / 8);
+        bitmap.write_u64(at, read);
+        bitmap.write_u64(at + WRITE_HALF, write);
     }
 }
 
