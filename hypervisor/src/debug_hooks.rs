@@ -278,8 +278,9 @@ fn kick(now: u64) {
     }
 }
 
-/// The target serves a storm's request (target core).
-pub fn acknowledge(core: usize) {
+/// The target serves a storm's request (target core). The guest's R15 names the phase that it was
+/// in when the kick came.
+pub fn acknowledge(core: usize, r15: u64) {
     if !cfg!(debug_assertions) || !is_target(core) {
         return;
     }
@@ -289,20 +290,19 @@ pub fn acknowledge(core: usize) {
         STORM.longest.fetch_max(took, R);
         STORM.total.fetch_add(took, R);
         STORM.measured.fetch_add(1, R);
+        if r15 & !0xFF == PHASE_MAGIC
+            && let Some(phase) = STORM.phases.get((r15 & 0xFF) as usize)
+        {
+            phase.fetch_add(1, R);
+        }
         STORM.acknowledged.fetch_add(1, Ordering::Release);
     }
 }
 
-/// The target took an NMI as an exit, with this R15.
-pub fn nmi_exit(core: usize, r15: u64) {
-    if !is_target(core) {
-        return;
-    }
-    STORM.exits.fetch_add(1, R);
-    if r15 & !0xFF == PHASE_MAGIC
-        && let Some(phase) = STORM.phases.get((r15 & 0xFF) as usize)
-    {
-        phase.fetch_add(1, R);
+/// The target took an NMI as an exit.
+pub fn nmi_exit(core: usize) {
+    if is_target(core) {
+        STORM.exits.fetch_add(1, R);
     }
 }
 

@@ -144,6 +144,9 @@ impl<B: Backend> Vcpu<B> {
             if let Some(event) = info.cut_short {
                 self.keep(event);
             }
+            if cfg!(debug_assertions) {
+                crate::debug_hooks::in_exit(self.shared.core);
+            }
             if !self.dispatch(info.exit) {
                 return;
             }
@@ -203,8 +206,7 @@ impl<B: Backend> Vcpu<B> {
         self.shared.stats.count(ExitKind::Nmi);
         self.core.nmis.exits.fetch_add(1, Ordering::Relaxed);
         if cfg!(debug_assertions) {
-            let phase = self.backend.regs().r15;
-            crate::debug_hooks::nmi_exit(self.shared.core, phase);
+            crate::debug_hooks::nmi_exit(self.shared.core);
         }
         match self.core.kick.on_nmi() {
             NmiOrigin::Real => {
@@ -276,7 +278,8 @@ impl<B: Backend> Vcpu<B> {
     fn serve_requests(&mut self) -> bool {
         let requests = self.core.kick.take();
         if requests.contains(Requests::PING) {
-            crate::debug_hooks::acknowledge(self.shared.core);
+            let r15 = self.backend.regs().r15;
+            crate::debug_hooks::acknowledge(self.shared.core, r15);
         }
         if requests.contains(Requests::STOP) {
             self.park(Lifecycle::Off);
@@ -352,7 +355,7 @@ pub fn core_loop<B: Backend>(mut parking: B, mut vcpu: Option<Vcpu<B>>) -> ! {
         let requests = core.kick.take();
         let Some(vcpu) = vcpu.as_mut() else { continue };
         if requests.contains(Requests::PING) {
-            crate::debug_hooks::acknowledge(vcpu.shared.core);
+            crate::debug_hooks::acknowledge(vcpu.shared.core, 0);
         }
         let state = wake_up(vcpu.shared, requests);
         if let Some(state) = state {

@@ -3,9 +3,13 @@
 
 pub mod bed;
 pub mod command;
+pub mod config;
 pub mod image;
 pub mod initramfs;
 pub mod iso;
 pub mod progress;
+pub mod report;
+pub mod run;
 pub mod setup;
+pub mod symbolise;
 pub mod workspace;

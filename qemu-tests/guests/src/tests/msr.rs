@@ -124,8 +124,8 @@ fn s8_random_msr_writes_harm_nobody() -> Outcome {
         let (first, last) = RANGES[random.below(RANGES.len() as u64) as usize];
         let msr = random.between(first.into(), last.into()) as u32;
         let value = random.next() >> random.below(64);
-        // Vectors 17 and 18 would look like exceptions of ours.
-        if spared(msr) || msr == 0x83F && [17, 18].contains(&(value & 0xFF)) {
+        // Vectors 17 and 18 would look like exceptions of ours; Bochs 2.7 never retires the spurious one.
+        if spared(msr) || msr == 0x83F && [17, 18, 0xFF].contains(&(value & 0xFF)) {
             continue;
         }
         let old = catch(|| rdmsr(msr));

@@ -157,7 +157,7 @@ fn in_handler(ticks: u64) {
     }
 }
 
-/// A chain of trapped instructions for at least `ticks`.
+/// A chain of trapped instructions for at least `ticks`, with some of the guest's own between them, so that kicks hit both.
 fn exits(ticks: u64) {
     let end = rdtsc() + ticks;
     while rdtsc() < end {
@@ -169,6 +169,10 @@ fn exits(ticks: u64) {
                 "2:",
                 "xor eax, eax",
                 "cpuid",
+                "mov eax, 50",
+                "3:",
+                "dec eax",
+                "jnz 3b",
                 "dec {n:e}",
                 "jnz 2b",
                 "mov rbx, {saved}",
