@@ -2,8 +2,8 @@
 //! for a test guest that asks for them (docs/src/guest-interface.md). Only debug images act on
 //! them, and only for a VM whose configuration says `debug_hooks = true`.
 //!
-//! A storm has one target core; its figures are one static set. No locks: single words, written
-//! by the cores named at each field.
+//! A storm has one target core, and so have raw NMIs; both can run at once, to make them merge. The
+//! figures are one static set. No locks: single words, written by the cores named at each field.
 
 use crate::cores;
 use crate::interrupt::kick::Requests;
@@ -47,13 +47,12 @@ struct Storm {
     target: AtomicU32,
     mode: AtomicU32,
     left: AtomicU64,
-    raw: AtomicBool,
-    distance: AtomicU64,
     random: AtomicU64,
     next: AtomicU64,
     sent_at: AtomicU64,
-    /// Kicks of the burst under way that are not yet posted.
-    burst: AtomicU64,
+    /// Servings of requests by the target, and how many there were when the kick under way began.
+    servings: AtomicU64,
+    servings_before: AtomicU64,
     ambush: Ambush,
     posted: AtomicU64,
     acknowledged: AtomicU64,
@@ -64,21 +63,36 @@ struct Storm {
     exits: AtomicU64,
     in_root: AtomicU64,
     before_entry: AtomicU64,
-    raw_sent: AtomicU64,
     phases: [AtomicU64; PHASES],
 }
+
+/// NMIs outside the kick protocol. Written by the housekeeping core, started by a guest core.
+struct Raw {
+    target: AtomicU32,
+    left: AtomicU64,
+    distance: AtomicU64,
+    next: AtomicU64,
+    sent: AtomicU64,
+}
+
+static RAW: Raw = Raw {
+    target: AtomicU32::new(0),
+    left: AtomicU64::new(0),
+    distance: AtomicU64::new(0),
+    next: AtomicU64::new(0),
+    sent: AtomicU64::new(0),
+};
 
 static STORM: Storm = Storm {
     running: AtomicBool::new(false),
     target: AtomicU32::new(u32::MAX),
     mode: AtomicU32::new(0),
     left: AtomicU64::new(0),
-    raw: AtomicBool::new(false),
-    distance: AtomicU64::new(0),
     random: AtomicU64::new(1),
     next: AtomicU64::new(0),
     sent_at: AtomicU64::new(0),
-    burst: AtomicU64::new(0),
+    servings: AtomicU64::new(0),
+    servings_before: AtomicU64::new(0),
     ambush: Ambush { armed: AtomicU32::new(0), waiting: AtomicBool::new(false) },
     posted: AtomicU64::new(0),
     acknowledged: AtomicU64::new(0),
@@ -89,7 +103,6 @@ static STORM: Storm = Storm {
     exits: AtomicU64::new(0),
     in_root: AtomicU64::new(0),
     before_entry: AtomicU64::new(0),
-    raw_sent: AtomicU64::new(0),
     phases: [const { AtomicU64::new(0) }; PHASES],
 };
 
@@ -102,9 +115,9 @@ fn is_target(core: usize) -> bool {
 /// A debug hypercall by its number; `None` for a bad argument.
 pub fn hypercall(number: u64, regs: &GuestRegs, target: Option<usize>) -> Option<u64> {
     match number {
-        0 => start(target?, mode(regs.rsi)?, regs.rbx, regs.rcx, None),
+        0 => start(target?, mode(regs.rsi)?, regs.rbx, regs.rcx),
         1 => figure(regs.rbx),
-        2 => start(target?, Mode::Random, regs.rbx, 1, Some(regs.rcx)),
+        2 => start_raw(target?, regs.rbx, regs.rcx),
         3 => {
             reset();
             Some(0)
@@ -123,18 +136,27 @@ fn mode(number: u64) -> Option<Mode> {
     })
 }
 
-fn start(target: usize, mode: Mode, count: u64, seed: u64, raw: Option<u64>) -> Option<u64> {
+fn start_raw(target: usize, count: u64, distance: u64) -> Option<u64> {
+    if RAW.left.load(Ordering::Acquire) != 0 {
+        return None;
+    }
+    RAW.target.store(target as u32, R);
+    RAW.distance.store(distance, R);
+    RAW.next.store(rdtsc(), R);
+    RAW.left.store(count, Ordering::Release);
+    crate::housekeeping::wake();
+    Some(0)
+}
+
+fn start(target: usize, mode: Mode, count: u64, seed: u64) -> Option<u64> {
     if STORM.running.load(Ordering::Acquire) {
         return None;
     }
     STORM.target.store(target as u32, R);
     STORM.mode.store(mode as u32, R);
     STORM.left.store(count, R);
-    STORM.raw.store(raw.is_some(), R);
-    STORM.distance.store(raw.unwrap_or(0), R);
     STORM.random.store(seed | 1, R);
     STORM.next.store(rdtsc(), R);
-    STORM.burst.store(0, R);
     STORM.sent_at.store(0, R);
     STORM.ambush.waiting.store(false, R);
     STORM.running.store(true, Ordering::Release);
@@ -153,7 +175,7 @@ fn figures() -> [&'static AtomicU64; 9] {
         &s.exits,
         &s.in_root,
         &s.before_entry,
-        &s.raw_sent,
+        &RAW.sent,
     ]
 }
 
@@ -166,7 +188,7 @@ fn reset() {
 fn figure(number: u64) -> Option<u64> {
     let s = &STORM;
     Some(match number {
-        0 => s.running.load(Ordering::Acquire).into(),
+        0 => running().into(),
         1 => s.posted.load(R),
         2 => s.acknowledged.load(R),
         3 => s.longest.load(R),
@@ -176,7 +198,7 @@ fn figure(number: u64) -> Option<u64> {
         7 => s.in_root.load(R),
         8 => s.before_entry.load(R),
         9 => cores::get(s.target.load(R) as usize)?.nmis.real.load(R),
-        10 => s.raw_sent.load(R),
+        10 => RAW.sent.load(R),
         16.. => s.phases.get(usize::try_from(number - 16).ok()?)?.load(R),
         _ => return None,
     })
@@ -192,39 +214,59 @@ fn random(below: u64) -> u64 {
     x % below
 }
 
-/// One step of the storm, by the housekeeping core's loop. True while there is one.
+/// One step of what is under way, by the housekeeping core's loop. True while something is.
 pub fn drive() -> bool {
-    if !cfg!(debug_assertions) || !STORM.running.load(Ordering::Acquire) {
+    if !running() {
         return false;
     }
+    drive_raw();
+    if STORM.running.load(Ordering::Acquire) {
+        drive_storm();
+    }
+    true
+}
+
+fn drive_raw() {
+    let now = rdtsc();
+    if RAW.left.load(Ordering::Acquire) == 0 || now < RAW.next.load(R) {
+        return;
+    }
+    if let Some(target) = cores::get(RAW.target.load(R) as usize) {
+        // Outside the kick protocol, as a chipset would.
+        arch::apic::send_nmi(target.apic_id());
+    }
+    RAW.sent.fetch_add(1, R);
+    RAW.next.store(now + RAW.distance.load(R), R);
+    RAW.left.fetch_sub(1, Ordering::Release);
+}
+
+fn drive_storm() {
+    let Some(target) = cores::get(STORM.target.load(R) as usize) else { return finish() };
     let now = rdtsc();
     let waiting_since = STORM.sent_at.load(R);
     if waiting_since != 0 {
-        // The kick under way must be acknowledged before the next one: else it could not be
-        // told which was lost.
-        if STORM.acknowledged.load(Ordering::Acquire) == STORM.posted.load(R) {
+        // The requests under way must be served before the next ones: else it could not be told
+        // which was lost. An empty request word and a serving since then show it.
+        let served = STORM.servings.load(Ordering::Acquire) != STORM.servings_before.load(R);
+        if served && !target.kick.pending() {
+            STORM.acknowledged.store(STORM.posted.load(R), R);
             STORM.sent_at.store(0, R);
-            STORM.next.store(now + distance(), R);
+            STORM.next.store(now + random(DISTANCE), R);
         } else if now.wrapping_sub(waiting_since) > LOST {
             log::error!("kick storm: a kick is not acknowledged");
             finish();
         }
-        return true;
-    }
-    if now < STORM.next.load(R) {
-        return true;
-    }
-    if STORM.left.load(R) == 0 {
+    } else if STORM.left.load(R) == 0 {
         finish();
-        return false;
+    } else if now >= STORM.next.load(R) {
+        kick(target);
     }
-    if STORM.raw.load(R) { raw_nmi(now) } else { kick(now) }
-    true
 }
 
-/// True while a storm is under way.
+/// True while a storm or raw NMIs are under way.
 pub fn running() -> bool {
-    cfg!(debug_assertions) && STORM.running.load(Ordering::Acquire)
+    cfg!(debug_assertions)
+        && (STORM.running.load(Ordering::Acquire) || RAW.left.load(Ordering::Acquire) != 0)
 }
 
 fn finish() {
@@ -232,24 +274,7 @@ fn finish() {
     STORM.running.store(false, Ordering::Release);
 }
 
-fn distance() -> u64 {
-    match STORM.distance.load(R) {
-        0 => random(DISTANCE),
-        fixed => fixed,
-    }
-}
-
-fn raw_nmi(now: u64) {
-    let Some(target) = cores::get(STORM.target.load(R) as usize) else { return finish() };
-    // Outside the kick protocol, as a chipset would.
-    arch::apic::send_nmi(target.apic_id());
-    STORM.raw_sent.fetch_add(1, R);
-    STORM.left.fetch_sub(1, R);
-    STORM.next.store(now + distance(), R);
-}
-
-fn kick(now: u64) {
-    let Some(target) = cores::get(STORM.target.load(R) as usize) else { return finish() };
+fn kick(target: &cores::CoreShared) {
     let mode = STORM.mode.load(R);
     let ambush = match mode {
         m if m == Mode::BeforeEntry as u32 => 1,
@@ -263,14 +288,13 @@ fn kick(now: u64) {
             return;
         }
     }
-    let burst = if mode == Mode::Burst as u32 { 1 + random(BURST) } else { 1 };
-    STORM.sent_at.store(now, R);
-    // A burst counts as one request: its bits merge, and it is acknowledged once.
-    STORM.posted.fetch_add(1, Ordering::Release);
-    STORM.left.fetch_sub(1, R);
-    let sent = rdtsc();
-    STORM.sent_at.store(sent, R);
+    let wanted = if mode == Mode::Burst as u32 { 1 + random(BURST) } else { 1 };
+    let burst = wanted.min(STORM.left.load(R));
+    STORM.servings_before.store(STORM.servings.load(Ordering::Acquire), R);
+    STORM.left.fetch_sub(burst, R);
     for _ in 0..burst {
+        STORM.posted.fetch_add(1, R);
+        STORM.sent_at.store(rdtsc(), Ordering::Release);
         target.kick.post(Requests::PING, || {
             STORM.sent.fetch_add(1, R);
             arch::apic::send_nmi(target.apic_id());
@@ -284,19 +308,16 @@ pub fn acknowledge(core: usize, r15: u64) {
     if !cfg!(debug_assertions) || !is_target(core) {
         return;
     }
-    // Merged requests of one burst may be seen in two servings; the posting counts once.
-    if STORM.acknowledged.load(R) < STORM.posted.load(Ordering::Acquire) {
-        let took = rdtsc().wrapping_sub(STORM.sent_at.load(R));
-        STORM.longest.fetch_max(took, R);
-        STORM.total.fetch_add(took, R);
-        STORM.measured.fetch_add(1, R);
-        if r15 & !0xFF == PHASE_MAGIC
-            && let Some(phase) = STORM.phases.get((r15 & 0xFF) as usize)
-        {
-            phase.fetch_add(1, R);
-        }
-        STORM.acknowledged.fetch_add(1, Ordering::Release);
+    let took = rdtsc().wrapping_sub(STORM.sent_at.load(Ordering::Acquire));
+    STORM.longest.fetch_max(took, R);
+    STORM.total.fetch_add(took, R);
+    STORM.measured.fetch_add(1, R);
+    if r15 & !0xFF == PHASE_MAGIC
+        && let Some(phase) = STORM.phases.get((r15 & 0xFF) as usize)
+    {
+        phase.fetch_add(1, R);
     }
+    STORM.servings.fetch_add(1, Ordering::Release);
 }
 
 /// The target took an NMI as an exit.
