@@ -53,7 +53,7 @@ cyclictest)
     usleep "$(word beeline.offset 0)"
     # The window spans 60 percent of the run.
     window run --threads "$threads" --span-ms $((loops * interval * 6 / 10000)) -- \
-        cyclictest -m -p 90 -i "$interval" -l "$loops" -q -N -d 0 -t "$threads" -a "$cpus" \
+        cyclictest -m -p 90 -i "$interval" -l "$loops" -q -N -t "$threads" -a "$cpus" \
         -h "$(word beeline.buckets 60000)" --histfile=/tmp/histogram || leave "failed cyclictest"
     window histogram /tmp/histogram "$cpus" || leave "failed histogram"
     grep -E 'LOC|IPI|RES|CAL|NMI' /proc/interrupts

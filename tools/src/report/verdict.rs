@@ -1,0 +1,132 @@
+//! Do the figures hold? The exit status of `cargo xtask run` is the answer.
+
+use super::compare::{Comparison, compare};
+use super::{Boot, Mode, Report};
+
+/// Exits per timer interrupt must stay below this on every vCPU.
+pub const EXITS_PER_TIMER: f64 = 0.01;
+/// With fewer boots the comparison with bare metal is shown but judges nothing (requirement M2).
+pub const BOOTS_FOR_COMPARISON: usize = 5;
+
+/// One thing that must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What was looked at, with its figure.
+    pub what: String,
+    /// Does it hold?
+    pub holds: bool,
+}
+
+/// All checks of `report`; `figures` is false for guests that measure nothing.
+#[must_use]
+pub fn checks(report: &Report, figures: bool) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for run in &report.runs {
+        for boot in &run.boots {
+            let name = format!("{} boot {}", run.mode.name(), boot.seed);
+            finished(&mut checks, &name, boot, figures);
+            if run.mode == Mode::Direct && figures {
+                window(&mut checks, &name, boot, run.vcpus);
+            }
+        }
+    }
+    let boots = report.runs.iter().map(|run| run.boots.len()).min().unwrap_or(0);
+    if figures && boots >= BOOTS_FOR_COMPARISON {
+        comparison(&mut checks, report);
+    }
+    checks
+}
+
+fn finished(checks: &mut Vec<Check>, name: &str, boot: &Boot, figures: bool) {
+    let said = match boot.problems.first() {
+        Some(problem) => format!("{name}: {problem}"),
+        None if figures && !boot.done => format!("{name}: the guest did not say that it finished"),
+        None => format!("{name}: the guest finished"),
+    };
+    let holds = boot.problems.is_empty() && (boot.done || !figures);
+    checks.push(Check { what: said, holds });
+}
+
+fn window(checks: &mut Vec<Check>, name: &str, boot: &Boot, vcpus: u32) {
+    if boot.window.len() != vcpus as usize || boot.timer_interrupts.len() != vcpus as usize {
+        let what = format!("{name}: the measured window covers every vCPU");
+        return checks.push(Check { what, holds: false });
+    }
+    let external = boot.exits().get("external_interrupt").copied().unwrap_or(0);
+    checks.push(Check {
+        what: format!("{name}: external-interrupt exits in the window: {external} (must be 0)"),
+        holds: external == 0,
+    });
+    for (span, timer) in boot.window.iter().zip(&boot.timer_interrupts) {
+        let ratio = per_timer(span.exits(), *timer);
+        checks.push(Check {
+            what: format!(
+                "{name}: vCPU {}: {} exits in {timer} timer interrupts: {ratio:.4} (below {EXITS_PER_TIMER})",
+                span.vcpu,
+                span.exits()
+            ),
+            holds: ratio < EXITS_PER_TIMER,
+        });
+    }
+}
+
+fn comparison(checks: &mut Vec<Check>, report: &Report) {
+    match compare(report) {
+        Some(Comparison::Limits(limits)) => {
+            checks.extend(limits.iter().map(|l| Check {
+                what: format!(
+                    "M2 {}: {:.0} ns, bare {:.0} ns ({})",
+                    l.what, l.direct, l.bare, l.limit
+                ),
+                holds: l.holds,
+            }));
+        }
+        Some(Comparison::Refused(why)) if report.ips.is_some() => {
+            checks.push(Check { what: format!("M2 comparison refused: {why}"), holds: false });
+        }
+        _ => {}
+    }
+}
+
+/// Exits per timer interrupt; without one, every exit counts as too many.
+#[must_use]
+pub fn per_timer(exits: u64, timer: u64) -> f64 {
+    match (exits, timer) {
+        (0, _) => 0.0,
+        (exits, 0) => exits as f64,
+        (exits, timer) => exits as f64 / timer as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::boot::tests::CONSOLE;
+    use super::super::{Report, Run};
+    use super::*;
+
+    fn failed(text: &str) -> Vec<String> {
+        let boots = vec![Boot::read(text.lines())];
+        let run = Run { mode: Mode::Direct, vcpus: 2, boots };
+        let report = Report { bed: "bochs", backend: "vmx", ips: Some(1), runs: vec![run] };
+        checks(&report, true).into_iter().filter(|c| !c.holds).map(|c| c.what).collect()
+    }
+
+    #[test]
+    fn figures_that_hold() {
+        assert_eq!(failed(CONSOLE), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_figure_can_fail() {
+        let one = |from: &str, to: &str| {
+            let failed = failed(&CONSOLE.replace(from, to));
+            assert_eq!(failed.len(), 1, "{failed:?}");
+            failed[0].clone()
+        };
+        assert!(one("cpuid:3,io:1\n", "external_interrupt:1\n").contains("external"));
+        assert!(one("exits=\n", "exits=cpuid:6\n").contains("vCPU 1: 6 exits in 600"));
+        assert!(one("GUEST done\n", "").contains("did not say"));
+        assert!(one("BEELINE window vm=rt vcpu=1", "noise").contains("covers"));
+        assert!(one("BEELINE done", "BEELINE fatal out of luck").contains("out of luck"));
+    }
+}
