@@ -14,6 +14,7 @@ pub const MSR_WRITE: u64 = 2;
 pub const IO: u64 = 3;
 pub const MMIO: u64 = 4;
 pub const EXTERNAL_INTERRUPT: u64 = 9;
+pub const EXCEPTION: u64 = 14;
 
 const PRESENCE: u64 = 0x4245_0000;
 const EXITS: u64 = 0x4245_0001;

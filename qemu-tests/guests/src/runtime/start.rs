@@ -55,7 +55,9 @@ global_asm!(
     "rdmsr",
     "orl $0x100, %eax",
     "wrmsr",
+    // Caches on: after INIT a CPU has CD and NW set.
     "movl %cr0, %eax",
+    "andl $0x9FFFFFFF, %eax",
     "orl $0x80010021, %eax",
     "movl %eax, %cr0",
     "jmp *%ebx",

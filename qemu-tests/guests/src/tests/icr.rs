@@ -58,13 +58,14 @@ fn v3_icr_with_vectors_0_to_15_raises_nothing() -> Outcome {
 }
 
 fn v3_icr_reserved_bits_fault() -> Outcome {
+    let before = irq::count_here(VECTOR);
     for bit in [13, 16, 17, 20, 25, 31] {
         expect_gp("ICR with a reserved bit", || {
             lapic::write(ICR, TO_SELF | u64::from(VECTOR) | 1 << bit);
         })?;
     }
     cpu::take_pending();
-    ensure_eq!(irq::count_here(VECTOR), 0, "IPIs sent by refused writes");
+    ensure_eq!(irq::count_here(VECTOR) - before, 0, "IPIs sent by refused writes");
     Ok(())
 }
 

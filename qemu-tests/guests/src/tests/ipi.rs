@@ -2,13 +2,16 @@
 
 #![expect(unsafe_code, reason = "a receiving loop in assembly")]
 
+use crate::runtime::catch::catch;
 use crate::runtime::lapic::*;
+use crate::runtime::random::Random;
 use crate::runtime::registry::{detail, tests};
 use crate::runtime::text::{Outcome, ensure, ensure_eq};
 use crate::runtime::{cpu, hypercall, irq, lapic, smp, tables, time};
 use core::arch::naked_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+tests! { "hostile-smp", Beeline: s2_random_ipis_between_cpus_harm_nobody }
 tests! { "smp", Machine:
     v4_100000_ipis_cross_without_an_exit_of_the_receiver,
     v4_every_destination_mode_reaches_exactly_its_cpus,
@@ -246,4 +249,44 @@ fn v4_ipi_waits_for_a_cpu_with_if_0() -> Outcome {
     ensure!(all_ready(1), "cpu 1 did not start");
     lapic::send(1, ASSERT | u64::from(VECTOR));
     running.wait(2 * time::LONG)
+}
+
+/// Random ICR values from CPU 0, with every delivery mode and destination. Afterwards each other CPU can be restarted and
+/// works. Left out: INIT and SIPI to CPU 0 itself, and SIPIs, whose page would be random code.
+fn s2_random_ipis_between_cpus_harm_nobody() -> Outcome {
+    const N: u64 = 3_000;
+    let others = smp::others()?;
+    for vector in 32..=255 {
+        irq::hook(vector, |_| lapic::eoi());
+    }
+    let mut random = Random::new(12);
+    let (mut sent, mut refused) = (0, 0);
+    for _ in 0..N {
+        let low = random.next() & [0xCDFFF, 0xFFF, 0xFFFF_FFFF][random.below(3) as usize];
+        let high = match random.below(3) {
+            0 => random.next() & 0xFFFF_FFFF,
+            1 => 0xFFFF_FFFF,
+            _ => 1 + random.below(smp::count() as u64),
+        };
+        let (mode, shorthand, vector) = (low >> 8 & 7, low >> 18 & 3, low & 0xFF);
+        let at_self = shorthand != 3 && (shorthand != 0 || high > 0xFFFF || low >> 11 & 1 == 1);
+        if mode == 6 || mode == 5 && at_self || mode < 2 && (vector < 32 || vector == 255) {
+            continue;
+        }
+        match catch(|| lapic::write(ICR, high << 32 | low)) {
+            Ok(()) => sent += 1,
+            Err(_) => refused += 1,
+        }
+        cpu::take_pending();
+    }
+    for index in others {
+        smp::restart(index)?;
+        let before = irq::count(index, VECTOR);
+        lapic::send(index as u32, ASSERT | u64::from(VECTOR));
+        let taken = time::wait(time::LONG, || irq::count(index, VECTOR) > before);
+        ensure!(taken, "cpu {index} takes no IPI any more");
+    }
+    ensure!(sent > 500 && refused > 100, "sent {sent}, refused {refused}: the mix is wrong");
+    detail(format_args!("sent={sent} refused={refused}"));
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use crate::runtime::cpu::{self, rdtsc};
 use crate::runtime::registry::{detail, tests};
 use crate::runtime::text::{Outcome, ensure, ensure_eq};
-use crate::runtime::{hypercall, irq, lapic, time};
+use crate::runtime::{hypercall, irq, lapic, smp, tables, time};
 
 tests! { "up", Machine:
     a1_c1_deadline_timer_fires_100000_times_without_an_exit,
@@ -13,6 +13,7 @@ tests! { "up", Machine:
     c4_mode_change_disarms,
 }
 tests! { "up", Beeline: a2_no_interrupt_is_an_exit }
+tests! { "smp", Machine: a1_c1_timers_of_all_cpus_at_once_without_an_exit }
 
 const VECTOR: u8 = 0x61;
 const MANY: u64 = 100_000;
@@ -64,6 +65,28 @@ fn a1_c1_periodic_timer_fires_without_an_exit() -> Outcome {
     ensure!(fired, "only {} of {N} periods fired", irq::count_here(VECTOR) - start);
     ensure_eq!(exits, 0, "exits over {N} periods");
     detail(format_args!("interrupts={N} exits={exits}"));
+    Ok(())
+}
+
+/// Every CPU runs its own timer, all at the same time; each counts its own exits.
+fn a1_c1_timers_of_all_cpus_at_once_without_an_exit() -> Outcome {
+    const N: u64 = 10_000;
+    let one = || {
+        lapic::deadline_timer(VECTOR);
+        let (exits, outcome) = hypercall::exits_of(|| fire(N, || lapic::arm(rdtsc() + 50)));
+        outcome?;
+        ensure_eq!(exits, 0, "exits of cpu {}", tables::current());
+        Ok(())
+    };
+    let mut running = [const { None }; smp::MAX_CPUS];
+    for index in smp::others()? {
+        running[index] = Some(smp::spawn(index, &one)?);
+    }
+    one()?;
+    for job in running.into_iter().flatten() {
+        job.wait(10 * time::LONG)?;
+    }
+    detail(format_args!("interrupts={N} per cpu"));
     Ok(())
 }
 
