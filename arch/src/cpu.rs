@@ -162,6 +162,16 @@ pub fn rdtsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// The low half of the time-stamp counter: enough for the length of one exit, and four instructions
+/// cheaper on the way through it.
+#[inline(always)]
+pub fn rdtsc_low() -> u32 {
+    let low: u32;
+    // SAFETY: RDTSC is always there in long mode.
+    unsafe { asm!("rdtsc", out("eax") low, out("edx") _, options(nomem, nostack, preserves_flags)) };
+    low
+}
+
 /// Tells the CPU that this is a spin loop.
 #[inline(always)]
 pub fn pause() {

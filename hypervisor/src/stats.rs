@@ -96,8 +96,8 @@ impl VcpuStats {
 
     /// Adds time in root mode, in ticks (the vCPU's core only).
     #[inline(always)]
-    pub fn add_root_ticks(&self, ticks: u64) {
-        add(&self.root_ticks, ticks);
+    pub fn add_root_ticks(&self, ticks: u32) {
+        add(&self.root_ticks, ticks.into());
     }
 
     /// Exits of one kind, or of all.

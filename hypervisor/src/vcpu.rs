@@ -14,10 +14,10 @@ use crate::interrupt::kick::{NmiOrigin, Requests};
 use crate::stats::ExitKind;
 use crate::sync::Ordering;
 use crate::vm::{Ask, Lifecycle, VcpuShared, Vm};
-use arch::cpu::rdtsc;
+use arch::cpu::{rdtsc, rdtsc_low};
 use arch::stage2::Stage2;
 use arch_defs::apic::ApicMode;
-use arch::virt::{Backend, Event, Exit, MsrAccess, StartState, Unusable, VcpuConfig};
+use arch::virt::{Backend, Event, EventExit, Exit, MsrAccess, StartState, Unusable, VcpuConfig};
 
 /// A vCPU as its own core sees it.
 pub struct Vcpu<B> {
@@ -38,11 +38,11 @@ pub struct Vcpu<B> {
     /// Its XCR0.
     pub xcr0: u64,
     /// An NMI waits for the guest.
-    pub nmi_pending: bool,
+    nmi_pending: bool,
     /// A delivery that an exit cut short and that could not go back in yet (REQUIREMENTS D8).
-    pub deferred: Option<Event>,
-    /// TSC at the last exit.
-    exit_tsc: u64,
+    deferred: Option<Event>,
+    /// One of the two above waits: what the way to the entry looks at.
+    attention: bool,
 }
 
 /// What a core needs to know of the machine.
@@ -113,78 +113,81 @@ impl<B: Backend> Vcpu<B> {
             xcr0: 1,
             nmi_pending: false,
             deferred: None,
-            exit_tsc: 0,
+            attention: false,
         })
     }
 
     /// Runs until the vCPU is to be parked. The backend is loaded.
     fn run(&mut self) {
-        self.exit_tsc = rdtsc();
-        loop {
-            if self.core.kick.pending() && !self.serve_requests() {
-                return;
-            }
-            if self.nmi_pending || self.deferred.is_some() {
-                self.deliver_pending();
-            }
+        let mut exit_tsc = rdtsc_low();
+        while self.shared.lifecycle() == Lifecycle::Running {
             // From here on a kick's NMI makes the entry exit at once, by the host's handler; one
-            // that came before has its request in the set that is looked at now.
+            // that came before has its request in the set that is looked at next.
             self.backend.clear_immediate_exit();
             if self.core.kick.pending() {
+                self.serve_requests();
                 continue;
+            }
+            if self.attention {
+                self.deliver_pending();
             }
             if cfg!(debug_assertions) {
                 crate::audit::before_entry(self);
                 crate::debug_hooks::before_entry(self.shared.core);
             }
-            let entry = rdtsc();
-            self.shared.stats.add_root_ticks(entry.wrapping_sub(self.exit_tsc));
-            let info = self.backend.run();
-            self.exit_tsc = rdtsc();
-            if let Some(event) = info.cut_short {
-                self.keep(event);
-            }
+            self.shared.stats.add_root_ticks(rdtsc_low().wrapping_sub(exit_tsc));
+            let exit = self.backend.run();
+            exit_tsc = rdtsc_low();
             if cfg!(debug_assertions) {
                 crate::debug_hooks::in_exit(self.shared.core);
             }
-            if !self.dispatch(info.exit) {
-                return;
-            }
+            self.dispatch(exit);
         }
     }
 
-    /// Handles one exit; false if the vCPU stops. Read it as a table of contents: each row's work
-    /// is in its own file of `exit`.
+    /// Handles one exit. Read it as a table of contents: each row's work is in its own file of
+    /// `exit`.
     #[inline(always)]
-    fn dispatch(&mut self, exit: Exit) -> bool {
+    fn dispatch(&mut self, exit: Exit) {
         match exit {
             Exit::Cpuid => exit::cpuid_exit::handle(self),
             Exit::MsrWrite => exit::msr::write(self),
             Exit::MsrRead => exit::msr::read(self),
-            Exit::Io(access) => exit::io::handle(self, access),
+            Exit::Io => exit::io::handle(self),
             Exit::Hypercall => exit::hypercall::handle(self),
-            Exit::SecondStageFault(fault) => exit::mmio::handle(self, fault),
-            Exit::Nmi => self.nmi_exit(),
-            Exit::Quantum => self.counted(ExitKind::Quantum),
-            Exit::NmiWindow => self.nmi_window(),
-            Exit::InterruptWindow => self.interrupt_window(),
-            Exit::ControlRegister(access) => exit::cr::handle(self, access),
-            Exit::Xsetbv => exit::cr::xsetbv(self),
-            Exit::Exception { vector, error_code, dr6 } => {
-                exit::exception::handle(self, vector, error_code, dr6)
-            }
-            Exit::CacheFlush => self.skipped(ExitKind::Instruction),
-            Exit::UndefinedInstruction => {
-                self.faulted(ExitKind::Instruction, Event::UNDEFINED_OPCODE)
-            }
-            Exit::Rdpmc => self.faulted(ExitKind::Instruction, Event::GENERAL_PROTECTION),
-            Exit::Halt => self.counted(ExitKind::Halt),
-            Exit::ExternalInterrupt => self.counted(ExitKind::ExternalInterrupt),
-            Exit::TripleFault => exit::fault::triple(self),
-            Exit::EntryFailure => exit::fault::entry(self),
-            Exit::Other => exit::fault::unknown(self),
+            Exit::Event => self.dispatch_event(),
         }
-        self.shared.lifecycle() == Lifecycle::Running
+    }
+
+    /// The second page of that table.
+    #[inline(never)]
+    fn dispatch_event(&mut self) {
+        let info = self.backend.event();
+        if let Some(event) = info.cut_short {
+            self.keep(event);
+        }
+        match info.exit {
+            EventExit::SecondStageFault(fault) => exit::mmio::handle(self, fault),
+            EventExit::Nmi => self.nmi_exit(),
+            EventExit::Quantum => self.counted(ExitKind::Quantum),
+            EventExit::NmiWindow => self.nmi_window(),
+            EventExit::InterruptWindow => self.interrupt_window(),
+            EventExit::ControlRegister(access) => exit::cr::handle(self, access),
+            EventExit::Xsetbv => exit::cr::xsetbv(self),
+            EventExit::Exception { vector, error_code, dr6 } => {
+                exit::exception::handle(self, vector, error_code, dr6);
+            }
+            EventExit::CacheFlush => self.skipped(ExitKind::Instruction),
+            EventExit::UndefinedInstruction => {
+                self.faulted(ExitKind::Instruction, Event::UNDEFINED_OPCODE);
+            }
+            EventExit::Rdpmc => self.faulted(ExitKind::Instruction, Event::GENERAL_PROTECTION),
+            EventExit::Halt => self.counted(ExitKind::Halt),
+            EventExit::ExternalInterrupt => self.counted(ExitKind::ExternalInterrupt),
+            EventExit::TripleFault => exit::fault::triple(self),
+            EventExit::EntryFailure => exit::fault::entry(self),
+            EventExit::Other => exit::fault::unknown(self),
+        }
     }
 
     fn counted(&mut self, kind: ExitKind) {
@@ -216,16 +219,19 @@ impl<B: Backend> Vcpu<B> {
             // One latch holds a kick and a real NMI that came together: ask the machine too.
             NmiOrigin::Kick => self.nmi_pending |= arch::machine::nmi_source_pending(),
         }
+        self.attention |= self.nmi_pending;
     }
 
     fn nmi_window(&mut self) {
         self.shared.stats.count(ExitKind::NmiWindow);
         self.backend.set_nmi_window(false);
+        self.attention = true;
     }
 
     fn interrupt_window(&mut self) {
         self.shared.stats.count(ExitKind::InterruptWindow);
         self.backend.set_interrupt_window(false);
+        self.attention = true;
     }
 
     /// Keeps a delivery that an exit cut short.
@@ -236,6 +242,7 @@ impl<B: Backend> Vcpu<B> {
             // Two deliveries cannot be cut short at once: the second one needs an entry between.
             _ => self.deferred = Some(event),
         }
+        self.attention = true;
     }
 
     /// Puts what waits into the guest, if the guest can take it now.
@@ -271,11 +278,13 @@ impl<B: Backend> Vcpu<B> {
                 self.backend.set_nmi_window(true);
             }
         }
+        // What has to wait is looked at again when its window opens.
+        self.attention = false;
     }
 
-    /// Serves requests from other cores; false if the vCPU leaves its core.
+    /// Serves requests from other cores.
     #[cold]
-    fn serve_requests(&mut self) -> bool {
+    fn serve_requests(&mut self) {
         let requests = self.core.kick.take();
         if requests.contains(Requests::PING) {
             let r15 = self.backend.regs().r15;
@@ -283,7 +292,7 @@ impl<B: Backend> Vcpu<B> {
         }
         if requests.contains(Requests::STOP) {
             self.park(Lifecycle::Off);
-            return false;
+            return;
         }
         if requests.contains(Requests::INIT) {
             self.park(Lifecycle::WaitForSipi);
@@ -291,19 +300,20 @@ impl<B: Backend> Vcpu<B> {
             if requests.contains(Requests::SIPI) {
                 self.core.kick.leave(Requests::SIPI);
             }
-            return false;
+            return;
         }
         if requests.contains(Requests::WAKE) {
             self.backend.wake();
         }
         self.nmi_pending |= requests.contains(Requests::NMI);
-        true
+        self.attention |= self.nmi_pending;
     }
 
     /// Ends this vCPU's run: its physical LAPIC is emptied and disabled, as INIT does.
     fn park(&mut self, next: Lifecycle) {
         self.nmi_pending = false;
         self.deferred = None;
+        self.attention = false;
         if let Err(left) = arch::apic::reset() {
             log::error!(
                 "vm {} vCPU {}: its LAPIC does not become empty: {left:?}",
@@ -395,7 +405,7 @@ fn park_until_request<B: Backend>(core: &CoreShared, parking: &mut B) {
         if core.kick.pending() {
             break;
         }
-        if let Exit::Nmi = parking.run().exit {
+        if parking.run() == Exit::Event && parking.event().exit == EventExit::Nmi {
             core.nmis.exits.fetch_add(1, Ordering::Relaxed);
             // A real NMI with no guest to take it is dropped: nobody waits for it.
             let _ = core.kick.on_nmi();

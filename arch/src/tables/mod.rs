@@ -90,6 +90,19 @@ pub fn area() -> &'static CoreArea {
     }
 }
 
+/// The `immediate_exit` flag of this core, in one instruction: it is read at every entry.
+#[inline(always)]
+pub fn immediate_exit_wanted() -> bool {
+    let flag: u8;
+    // SAFETY: as in `area`. Not `readonly`: the NMI handler may change it at any time.
+    unsafe {
+        asm!("mov {}, gs:[{offset}]", out(reg_byte) flag,
+             offset = const offset_of!(CoreArea, immediate_exit),
+             options(nostack, preserves_flags));
+    }
+    flag != 0
+}
+
 /// This core's tables.
 pub fn descriptor_tables() -> DescriptorTables {
     let area = area();

@@ -61,8 +61,13 @@ impl Event {
     pub const GENERAL_PROTECTION: Self = Self::Exception { vector: 13, error_code: Some(0) };
 }
 
-/// Why a guest left its core.
+/// Why a guest left its core: the common instructions by name, all else by [`Backend::event`].
+///
+/// An instruction that exits cannot cut the delivery of an event short (only events, and faults of
+/// a delivery itself, can: SDM volume 3, section 28.2.4; APM volume 2, section 15.7.2). So these
+/// need no look at the vectoring information, and the way from here to their handlers is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
 pub enum Exit {
     /// CPUID.
     Cpuid,
@@ -70,16 +75,23 @@ pub enum Exit {
     MsrRead,
     /// WRMSR of a trapped MSR; index in RCX, value in EDX:EAX.
     MsrWrite,
-    /// IN, OUT, INS or OUTS.
-    Io(IoAccess),
+    /// IN, OUT, INS or OUTS: [`Backend::io_access`] has the operands.
+    Io,
+    /// VMCALL or VMMCALL.
+    Hypercall,
+    /// Anything else: call [`Backend::event`] before the next entry.
+    Event,
+}
+
+/// The exits that are not one of the common instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventExit {
     /// The second stage has no translation.
     SecondStageFault(SecondStageFault),
-    /// An NMI arrived in the guest. NMIs are unblocked again when `run` returns.
+    /// An NMI arrived in the guest. NMIs are unblocked again when [`Backend::event`] returns.
     Nmi,
     /// The quantum is over, or an immediate exit was asked for.
     Quantum,
-    /// VMCALL or VMMCALL.
-    Hypercall,
     /// HLT (only where the entry controls trap it).
     Halt,
     /// An external interrupt (never in direct mode).
@@ -161,12 +173,12 @@ pub struct CrAccess {
     pub value: u64,
 }
 
-/// What [`Backend::run`] brings back.
+/// What [`Backend::event`] brings back.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct ExitInfo {
     /// Why.
-    pub exit: Exit,
+    pub exit: EventExit,
     /// The delivery of this event was cut short by the exit. Dropping it would wedge its
     /// priority class in the LAPIC (REQUIREMENTS D8): inject it again.
     pub cut_short: Option<Event>,
@@ -294,7 +306,13 @@ pub trait Backend: Sized + 'static {
     fn reset(&mut self, state: StartState);
 
     /// Enters the guest and returns at its next exit.
-    fn run(&mut self) -> ExitInfo;
+    fn run(&mut self) -> Exit;
+
+    /// The details of [`Exit::Event`]. Must follow it before the next entry.
+    fn event(&mut self) -> ExitInfo;
+
+    /// The operands of [`Exit::Io`].
+    fn io_access(&mut self) -> IoAccess;
 
     /// General registers; RSP and RIP have functions of their own.
     fn regs(&mut self) -> &mut GuestRegs;
@@ -353,6 +371,9 @@ pub trait Backend: Sized + 'static {
 
     /// Control registers as the guest sees them.
     fn control_registers(&self) -> ControlRegisters;
+
+    /// CR4 in hardware: for the bits that the guest owns.
+    fn cr4(&self) -> u64;
 
     /// RFLAGS.
     fn rflags(&self) -> u64;

@@ -211,6 +211,7 @@ impl CpuidTable {
     }
 
     /// The registers of a row that needs the guest's state; other rows come back as they are.
+    #[inline]
     pub fn patched(&self, row: &CpuidRow, now: &GuestNow) -> [u32; 4] {
         let [eax, mut ebx, mut ecx, mut edx] = row.regs;
         if row.patch.has(Patch::OSXSAVE) && now.cr4 & CR4_OSXSAVE != 0 {

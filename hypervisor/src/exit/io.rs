@@ -13,8 +13,9 @@ const RFLAGS_DF: u64 = 1 << 10;
 
 /// IN, OUT, INS or OUTS.
 #[inline(never)]
-pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, access: IoAccess) {
+pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>) {
     vcpu.shared.stats.count(ExitKind::Io);
+    let access = vcpu.backend.io_access();
     if let Some(string) = access.string {
         string_io(vcpu, access, string);
         return;

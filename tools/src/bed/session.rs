@@ -20,10 +20,21 @@ const LEAVE: u8 = 0x1D;
 
 /// What happens with the console.
 pub enum Console<'a> {
-    /// Each finished line is handed over.
-    Lines(&'a mut dyn FnMut(&str)),
+    /// Each finished line is handed over; the answer says how the run goes on.
+    Lines(&'a mut dyn FnMut(&str) -> Then),
     /// It is joined with our terminal.
     Interactive,
+}
+
+/// How a run goes on after a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// More will come.
+    GoOn,
+    /// The machine should end by itself now.
+    ShouldEnd,
+    /// All has been seen: switch the machine off.
+    Stop,
 }
 
 /// How a run ended.
@@ -33,6 +44,8 @@ pub enum End {
     Exited(bool),
     /// It printed its last line but did not end, so it was switched off.
     Stayed,
+    /// Its watcher had seen enough.
+    Stopped,
     /// The time limit passed.
     TimeLimit,
     /// The user left.
@@ -52,11 +65,11 @@ pub struct Outcome {
     pub log: PathBuf,
 }
 
-/// Boots `machine` on `bed`. A line that starts with a text of `last` is the last one.
+/// Boots `machine` on `bed`.
 ///
 /// # Errors
 /// When the emulator cannot be started or its console not be read.
-pub fn run(bed: Bed, machine: &Machine, last: &[&str], console: Console<'_>) -> Result<Outcome> {
+pub fn run(bed: Bed, machine: &Machine, console: Console<'_>) -> Result<Outcome> {
     let interactive = matches!(console, Console::Interactive);
     let mut prepared = bed.prepare(machine, interactive)?;
     let log = machine.dir.join("emulator.log");
@@ -70,7 +83,7 @@ pub fn run(bed: Bed, machine: &Machine, last: &[&str], console: Console<'_>) -> 
         format!("cannot start {program}: `cargo xtask setup` installs it")
     })?;
     let mut guard = Guard(child);
-    let mut session = Session { lines: Vec::new(), last, seen_last: None };
+    let mut session = Session { lines: Vec::new(), seen_last: None, stop: false };
     let deadline = start + machine.time_limit;
     let end = match (&prepared.serial, console) {
         (Serial::File(file), Console::Lines(show)) => {
@@ -94,20 +107,20 @@ impl Drop for Guard {
     }
 }
 
-struct Session<'a> {
+struct Session {
     lines: Vec<String>,
-    last: &'a [&'a str],
     seen_last: Option<Instant>,
+    stop: bool,
 }
 
-impl Session<'_> {
+impl Session {
     fn follow(
         &mut self,
         bed: Bed,
         file: &Path,
         child: &mut Child,
         deadline: Instant,
-        show: &mut dyn FnMut(&str),
+        show: &mut dyn FnMut(&str) -> Then,
     ) -> Result<End> {
         let mut serial =
             File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -120,6 +133,7 @@ impl Session<'_> {
             splitter.push(&bytes, &mut |line| self.line(line, show));
             let end = match ended {
                 Some(status) => End::Exited(bed.verdict(status)),
+                None if self.stop => End::Stopped,
                 None if self.seen_last.is_some_and(|seen| seen.elapsed() > GRACE) => End::Stayed,
                 None if Instant::now() > deadline => End::TimeLimit,
                 None => {
@@ -132,10 +146,13 @@ impl Session<'_> {
         }
     }
 
-    fn line(&mut self, line: &str, show: &mut dyn FnMut(&str)) {
-        show(line);
-        if self.last.iter().any(|last| line.starts_with(last)) {
-            self.seen_last.get_or_insert_with(Instant::now);
+    fn line(&mut self, line: &str, show: &mut dyn FnMut(&str) -> Then) {
+        match show(line) {
+            Then::GoOn => {}
+            Then::ShouldEnd => {
+                self.seen_last.get_or_insert_with(Instant::now);
+            }
+            Then::Stop => self.stop = true,
         }
         self.lines.push(line.to_string());
     }
@@ -148,7 +165,7 @@ impl Session<'_> {
         socket.set_read_timeout(Some(POLL))?;
         let keys = forward_keys(socket.try_clone()?);
         let (mut splitter, mut buffer) = (Lines::default(), [0; 4096]);
-        let mut quiet = |_: &str| {};
+        let mut quiet = |_: &str| Then::GoOn;
         loop {
             let ended = child.try_wait()?;
             let mut closed = false;
@@ -168,7 +185,6 @@ impl Session<'_> {
             let end = match ended {
                 Some(status) => End::Exited(bed.verdict(status)),
                 None if keys.is_finished() => End::Left,
-                None if self.seen_last.is_some_and(|seen| seen.elapsed() > GRACE) => End::Stayed,
                 None if Instant::now() > deadline => End::TimeLimit,
                 None => {
                     if closed {

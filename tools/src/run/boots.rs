@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 /// The last lines of a console.
-pub const LAST: [&str; 2] = ["BEELINE done", "BEELINE fatal"];
+const LAST: [&str; 2] = ["BEELINE done", "BEELINE fatal"];
 /// A sign of life when a console is silent for this long.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -94,8 +94,12 @@ fn one(workspace: &Workspace, plan: &Plan, job: &Job) -> Result<Boot> {
         if !line.starts_with("GUEST hist ") {
             show(line);
         }
+        match LAST.iter().any(|last| line.starts_with(last)) {
+            true => session::Then::ShouldEnd,
+            false => session::Then::GoOn,
+        }
     };
-    let outcome = session::run(plan.bed, &machine, &LAST, session::Console::Lines(&mut watched))?;
+    let outcome = session::run(plan.bed, &machine, session::Console::Lines(&mut watched))?;
     drop(silent);
     let lines = outcome.lines.iter().map(String::as_str);
     let mut boot = Boot::read(lines);
@@ -109,7 +113,7 @@ fn one(workspace: &Workspace, plan: &Plan, job: &Job) -> Result<Boot> {
         session::End::TimeLimit => {
             Some(format!("the time limit of {} s passed (--time-limit)", plan.time_limit))
         }
-        session::End::Left => Some("stopped by the user".to_string()),
+        session::End::Left | session::End::Stopped => Some("stopped by the user".to_string()),
     };
     boot.problems.extend(ended);
     let file = machine.dir.join("console.log");

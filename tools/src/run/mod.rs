@@ -121,6 +121,6 @@ fn interactive(workspace: &Workspace, plan: &Plan) -> Result<bool> {
     let mut machine = boots::machine(workspace, plan, job)?;
     machine.time_limit = Duration::MAX / 4;
     progress::title(&format!("Interactive run on {}", plan.bed.name()));
-    let outcome = session::run(plan.bed, &machine, &boots::LAST, session::Console::Interactive)?;
+    let outcome = session::run(plan.bed, &machine, session::Console::Interactive)?;
     Ok(matches!(outcome.end, session::End::Exited(true) | session::End::Left))
 }

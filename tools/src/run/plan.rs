@@ -212,6 +212,8 @@ fn default_cmdline(options: &Options, bed: Bed) -> String {
         // The same layout in every boot; the crypto self-tests alone take 18 s on Bochs.
         "nokaslr".into(),
         "cryptomgr.notests".into(),
+        // Under KVM's REALTIME hint Linux would load the haltpoll idle driver, on the bare machine not.
+        "cpuidle.off=1".into(),
         "clocksource=tsc".into(),
         "tsc=reliable".into(),
         // A bare machine has one CPU more, which stays parked.

@@ -1,10 +1,11 @@
-//! From VMX exit reasons to the neutral [`Exit`]. SDM volume 3, sections 28.2 and appendix C.
+//! From VMX exit reasons to the neutral [`Exit`] and [`EventExit`]. SDM volume 3, sections 28.2 and appendix C.
 
 use super::entry::unblock_nmis;
 use super::insn::{vmread, vmwrite};
 use super::{BLOCKED_BY_NMI, VmxVcpu};
 use crate::virt::{
-    CrAccess, Event, Exit, ExitInfo, GuestRegs, IoAccess, Reg, Report, SecondStageFault,
+    CrAccess, Event, EventExit, Exit, ExitInfo, GuestRegs, IoAccess, Reg, Report,
+    SecondStageFault,
     Backend, SoftwareEvent, StringIo,
 };
 use arch_defs::vmx::exit::{CrQualification, EptQualification, IoQualification};
@@ -13,53 +14,57 @@ use arch_defs::vmx::{ExitReason, Field, VectoringInfo};
 /// Bit 31 of the exit reason: the entry failed after its checks began.
 const ENTRY_FAILURE_BIT: u64 = 1 << 31;
 
-/// The answer when the CPU refused the entry.
-pub const ENTRY_FAILURE: ExitInfo = ExitInfo { exit: Exit::EntryFailure, cut_short: None };
-
-/// Decodes the exit that just happened.
+/// Names the exit that just happened.
 #[inline(always)]
-pub fn exit(regs: &mut GuestRegs) -> ExitInfo {
-    let reason = vmread(Field::ExitReason);
-    // Instructions that exit cannot cut a delivery short: only events, and faults of a delivery
-    // itself, can (SDM volume 3, section 28.2.4). So the vectoring field is read for those alone,
-    // and the common instructions come first.
-    if reason & ENTRY_FAILURE_BIT != 0 {
-        return ENTRY_FAILURE;
+pub fn exit() -> Exit {
+    // An entry failure has bit 31 set and matches none of these.
+    match vmread(Field::ExitReason) {
+        reason if reason == code(ExitReason::CPUID) => Exit::Cpuid,
+        reason if reason == code(ExitReason::WRMSR) => Exit::MsrWrite,
+        reason if reason == code(ExitReason::RDMSR) => Exit::MsrRead,
+        reason if reason == code(ExitReason::IO) => Exit::Io,
+        reason if reason == code(ExitReason::VMCALL) => Exit::Hypercall,
+        _ => Exit::Event,
     }
-    let exit = match ExitReason(reason as u16) {
-        ExitReason::CPUID => Exit::Cpuid,
-        ExitReason::WRMSR => Exit::MsrWrite,
-        ExitReason::RDMSR => Exit::MsrRead,
-        ExitReason::IO => io(),
-        ExitReason::VMCALL => Exit::Hypercall,
-        _ => return event_or_rare(ExitReason(reason as u16), regs),
-    };
-    ExitInfo { exit, cut_short: None }
 }
 
-fn event_or_rare(reason: ExitReason, regs: &mut GuestRegs) -> ExitInfo {
+const fn code(reason: ExitReason) -> u64 {
+    reason.0 as u64
+}
+
+/// Decodes an exit that is none of the common instructions.
+pub fn event_exit(vcpu: &mut VmxVcpu) -> ExitInfo {
+    let reason = vmread(Field::ExitReason);
+    if vcpu.entry_failed || reason & ENTRY_FAILURE_BIT != 0 {
+        return ExitInfo { exit: EventExit::EntryFailure, cut_short: None };
+    }
     let vectoring = VectoringInfo::from(vmread(Field::IdtVectoringInfo) as u32);
-    let cut_short = event(
-        vectoring,
-        vmread(Field::IdtVectoringErrorCode) as u32,
-        vmread(Field::ExitInstructionLength) as u8,
-    );
-    let exit = match reason {
+    let cut_short = if vectoring.valid() {
+        event(
+            vectoring,
+            vmread(Field::IdtVectoringErrorCode) as u32,
+            vmread(Field::ExitInstructionLength) as u8,
+        )
+    } else {
+        None
+    };
+    let regs = &mut vcpu.frame.regs;
+    let exit = match ExitReason(reason as u16) {
         ExitReason::EXCEPTION_OR_NMI => exception_or_nmi(vectoring.valid()),
         ExitReason::EPT_VIOLATION => {
             regs.rsp = vmread(Field::GuestRsp);
             second_stage_fault(vectoring.valid())
         }
-        ExitReason::PREEMPTION_TIMER => Exit::Quantum,
-        ExitReason::HLT => Exit::Halt,
-        ExitReason::EXTERNAL_INTERRUPT => Exit::ExternalInterrupt,
-        ExitReason::INTERRUPT_WINDOW => Exit::InterruptWindow,
-        ExitReason::NMI_WINDOW => Exit::NmiWindow,
+        ExitReason::PREEMPTION_TIMER => EventExit::Quantum,
+        ExitReason::HLT => EventExit::Halt,
+        ExitReason::EXTERNAL_INTERRUPT => EventExit::ExternalInterrupt,
+        ExitReason::INTERRUPT_WINDOW => EventExit::InterruptWindow,
+        ExitReason::NMI_WINDOW => EventExit::NmiWindow,
         ExitReason::CR_ACCESS => control_register(regs),
-        ExitReason::XSETBV => Exit::Xsetbv,
-        ExitReason::INVD | ExitReason::WBINVD => Exit::CacheFlush,
-        ExitReason::RDPMC => Exit::Rdpmc,
-        ExitReason::TRIPLE_FAULT => Exit::TripleFault,
+        ExitReason::XSETBV => EventExit::Xsetbv,
+        ExitReason::INVD | ExitReason::WBINVD => EventExit::CacheFlush,
+        ExitReason::RDPMC => EventExit::Rdpmc,
+        ExitReason::TRIPLE_FAULT => EventExit::TripleFault,
         ExitReason::GETSEC
         | ExitReason::VMCLEAR
         | ExitReason::VMLAUNCH
@@ -77,8 +82,8 @@ fn event_or_rare(reason: ExitReason, regs: &mut GuestRegs) -> ExitInfo {
         | ExitReason::MONITOR
         | ExitReason::ENCLS
         | ExitReason::XSAVES
-        | ExitReason::XRSTORS => Exit::UndefinedInstruction,
-        _ => Exit::Other,
+        | ExitReason::XRSTORS => EventExit::UndefinedInstruction,
+        _ => EventExit::Other,
     };
     ExitInfo { exit, cut_short }
 }
@@ -112,14 +117,14 @@ fn restore_nmi_blocking(unblocked_by_iret: bool, cut_short: bool) {
     }
 }
 
-fn exception_or_nmi(cut_short: bool) -> Exit {
+fn exception_or_nmi(cut_short: bool) -> EventExit {
     let info = VectoringInfo::from(vmread(Field::ExitInterruptionInfo) as u32);
     if info.kind() == VectoringInfo::TYPE_NMI {
         unblock_nmis();
-        return Exit::Nmi;
+        return EventExit::Nmi;
     }
     restore_nmi_blocking(info.nmi_unblocking(), cut_short);
-    Exit::Exception {
+    EventExit::Exception {
         vector: info.vector(),
         error_code: info
             .has_error_code()
@@ -128,10 +133,10 @@ fn exception_or_nmi(cut_short: bool) -> Exit {
     }
 }
 
-fn second_stage_fault(cut_short: bool) -> Exit {
+fn second_stage_fault(cut_short: bool) -> EventExit {
     let q = EptQualification::from(vmread(Field::ExitQualification));
     restore_nmi_blocking(q.nmi_unblocking(), cut_short);
-    Exit::SecondStageFault(SecondStageFault {
+    EventExit::SecondStageFault(SecondStageFault {
         gpa: vmread(Field::GuestPhysicalAddress),
         write: q.write(),
         fetch: q.fetch(),
@@ -139,11 +144,12 @@ fn second_stage_fault(cut_short: bool) -> Exit {
     })
 }
 
+/// The operands of an I/O instruction.
 #[inline(always)]
-fn io() -> Exit {
+pub fn io_access() -> IoAccess {
     let q = IoQualification::from(vmread(Field::ExitQualification));
     let string = if q.string() { Some(string_io(q.rep())) } else { None };
-    Exit::Io(IoAccess { port: q.port(), size: q.size_minus_one() + 1, is_in: q.is_in(), string })
+    IoAccess { port: q.port(), size: q.size_minus_one() + 1, is_in: q.is_in(), string }
 }
 
 #[cold]
@@ -157,14 +163,14 @@ fn string_io(rep: bool) -> StringIo {
     StringIo { linear: vmread(Field::GuestLinearAddress), rep, address_size }
 }
 
-fn control_register(regs: &mut GuestRegs) -> Exit {
+fn control_register(regs: &mut GuestRegs) -> EventExit {
     let q = CrQualification::from(vmread(Field::ExitQualification));
     regs.rsp = vmread(Field::GuestRsp);
     match (q.register(), q.access()) {
         (register @ (0 | 4), 0) => {
-            Exit::ControlRegister(CrAccess { register, value: regs.get(Reg(q.gpr())) })
+            EventExit::ControlRegister(CrAccess { register, value: regs.get(Reg(q.gpr())) })
         }
-        _ => Exit::Other,
+        _ => EventExit::Other,
     }
 }
 

@@ -6,7 +6,7 @@
 
 use crate::virt::GuestRegs;
 use arch_defs::vmx::Field;
-use core::arch::naked_asm;
+use core::arch::asm;
 use core::mem::offset_of;
 
 /// What the entry code works on.
@@ -19,106 +19,118 @@ pub struct EntryFrame {
     pub host_rsp: u64,
 }
 
-/// Enters the guest; returns 0 after an exit and 1 if the entry instruction itself failed.
+/// Enters the guest; true after an exit, false if the entry instruction itself failed.
+///
+/// Inlined into the run loop, so that the compiler saves only what it needs. HOST_RSP and HOST_RIP
+/// are written when the frame is new: a vCPU is always entered from the same place.
 ///
 /// # Safety
 /// A VMCS of this core is current, complete but for HOST_RSP and HOST_RIP, and `frame` belongs to
-/// it; IF=0. `launched` tells whether this VMCS was launched since its last VMCLEAR.
-#[unsafe(naked)]
-pub unsafe extern "sysv64" fn enter(frame: *mut EntryFrame, launched: bool) -> u64 {
-    naked_asm!(
-        "push rbx",
-        "push rbp",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "push rdi",
-        "cmp rsp, [rdi + {host_rsp}]",
-        "jne 20f",
-        "10:",
-        "test sil, sil",
-        "mov rax, [rdi + {rax}]",
-        "mov rcx, [rdi + {rcx}]",
-        "mov rdx, [rdi + {rdx}]",
-        "mov rbx, [rdi + {rbx}]",
-        "mov rbp, [rdi + {rbp}]",
-        "mov rsi, [rdi + {rsi}]",
-        "mov r8, [rdi + {r8}]",
-        "mov r9, [rdi + {r9}]",
-        "mov r10, [rdi + {r10}]",
-        "mov r11, [rdi + {r11}]",
-        "mov r12, [rdi + {r12}]",
-        "mov r13, [rdi + {r13}]",
-        "mov r14, [rdi + {r14}]",
-        "mov r15, [rdi + {r15}]",
-        "mov rdi, [rdi + {rdi}]",
-        "jz 30f",
-        "vmresume",
-        // The entry instruction failed: carry or zero is set, the VMCS has the error number.
-        "jmp 40f",
-        "20:",
-        "mov [rdi + {host_rsp}], rsp",
-        "mov eax, {f_host_rsp}",
-        "vmwrite rax, rsp",
-        "lea rdx, [rip + 50f]",
-        "mov eax, {f_host_rip}",
-        "vmwrite rax, rdx",
-        "jmp 10b",
-        "30:",
-        "vmlaunch",
-        "40:",
-        "pop rdi",
-        "mov eax, 1",
-        "jmp 60f",
-        // The exit lands here with RSP = HOST_RSP, which points at the frame's address.
-        "50:",
-        "push rdi",
-        "mov rdi, [rsp + 8]",
-        "mov [rdi + {rax}], rax",
-        "mov [rdi + {rcx}], rcx",
-        "mov [rdi + {rdx}], rdx",
-        "mov [rdi + {rbx}], rbx",
-        "mov [rdi + {rbp}], rbp",
-        "mov [rdi + {rsi}], rsi",
-        "pop [rdi + {rdi}]",
-        "mov [rdi + {r8}], r8",
-        "mov [rdi + {r9}], r9",
-        "mov [rdi + {r10}], r10",
-        "mov [rdi + {r11}], r11",
-        "mov [rdi + {r12}], r12",
-        "mov [rdi + {r13}], r13",
-        "mov [rdi + {r14}], r14",
-        "mov [rdi + {r15}], r15",
-        "pop rdi",
-        "xor eax, eax",
-        "60:",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbp",
-        "pop rbx",
-        "ret",
-        host_rsp = const offset_of!(EntryFrame, host_rsp),
-        rax = const offset_of!(EntryFrame, regs.rax),
-        rcx = const offset_of!(EntryFrame, regs.rcx),
-        rdx = const offset_of!(EntryFrame, regs.rdx),
-        rbx = const offset_of!(EntryFrame, regs.rbx),
-        rbp = const offset_of!(EntryFrame, regs.rbp),
-        rsi = const offset_of!(EntryFrame, regs.rsi),
-        rdi = const offset_of!(EntryFrame, regs.rdi),
-        r8 = const offset_of!(EntryFrame, regs.r8),
-        r9 = const offset_of!(EntryFrame, regs.r9),
-        r10 = const offset_of!(EntryFrame, regs.r10),
-        r11 = const offset_of!(EntryFrame, regs.r11),
-        r12 = const offset_of!(EntryFrame, regs.r12),
-        r13 = const offset_of!(EntryFrame, regs.r13),
-        r14 = const offset_of!(EntryFrame, regs.r14),
-        r15 = const offset_of!(EntryFrame, regs.r15),
-        f_host_rsp = const Field::HostRsp as u32,
-        f_host_rip = const Field::HostRip as u32,
-    )
+/// it; IF=0. `launched` tells whether this VMCS was launched since its last VMCLEAR. All calls for
+/// one vCPU come from one place in the code.
+#[inline(always)]
+pub unsafe fn enter(frame: *mut EntryFrame, launched: bool) -> bool {
+    let failed: u32;
+    // SAFETY: all registers that the guest changes are saved here or declared; RBX and RBP, which
+    // cannot be declared, are pushed. The exit returns to label 50 with RSP as it was.
+    unsafe {
+        asm!(
+            "push rbx",
+            "push rbp",
+            "push rdi",
+            "cmp rsp, [rdi + {host_rsp}]",
+            "jne 20f",
+            "70:",
+            "test sil, sil",
+            "mov rax, [rdi + {rax}]",
+            "mov rcx, [rdi + {rcx}]",
+            "mov rdx, [rdi + {rdx}]",
+            "mov rbx, [rdi + {rbx}]",
+            "mov rbp, [rdi + {rbp}]",
+            "mov rsi, [rdi + {rsi}]",
+            "mov r8, [rdi + {r8}]",
+            "mov r9, [rdi + {r9}]",
+            "mov r10, [rdi + {r10}]",
+            "mov r11, [rdi + {r11}]",
+            "mov r12, [rdi + {r12}]",
+            "mov r13, [rdi + {r13}]",
+            "mov r14, [rdi + {r14}]",
+            "mov r15, [rdi + {r15}]",
+            "mov rdi, [rdi + {rdi}]",
+            "jz 30f",
+            "vmresume",
+            // Carry or zero is set and the VMCS has the error number.
+            "jmp 40f",
+            "20:",
+            "mov [rdi + {host_rsp}], rsp",
+            "mov eax, {f_host_rsp}",
+            "vmwrite rax, rsp",
+            "lea rdx, [rip + 50f]",
+            "mov eax, {f_host_rip}",
+            "vmwrite rax, rdx",
+            "jmp 70b",
+            "30:",
+            "vmlaunch",
+            "40:",
+            "pop rdi",
+            "mov eax, 1",
+            "jmp 60f",
+            // The exit lands here with RSP = HOST_RSP, which points at the frame's address.
+            "50:",
+            "xchg rdi, [rsp]",
+            "mov [rdi + {rax}], rax",
+            "mov [rdi + {rcx}], rcx",
+            "mov [rdi + {rdx}], rdx",
+            "mov [rdi + {rbx}], rbx",
+            "mov [rdi + {rbp}], rbp",
+            "mov [rdi + {rsi}], rsi",
+            "mov [rdi + {r8}], r8",
+            "mov [rdi + {r9}], r9",
+            "mov [rdi + {r10}], r10",
+            "mov [rdi + {r11}], r11",
+            "mov [rdi + {r12}], r12",
+            "mov [rdi + {r13}], r13",
+            "mov [rdi + {r14}], r14",
+            "mov [rdi + {r15}], r15",
+            "pop [rdi + {rdi}]",
+            "xor eax, eax",
+            "60:",
+            "pop rbp",
+            "pop rbx",
+            host_rsp = const offset_of!(EntryFrame, host_rsp),
+            rax = const offset_of!(EntryFrame, regs.rax),
+            rcx = const offset_of!(EntryFrame, regs.rcx),
+            rdx = const offset_of!(EntryFrame, regs.rdx),
+            rbx = const offset_of!(EntryFrame, regs.rbx),
+            rbp = const offset_of!(EntryFrame, regs.rbp),
+            rsi = const offset_of!(EntryFrame, regs.rsi),
+            rdi = const offset_of!(EntryFrame, regs.rdi),
+            r8 = const offset_of!(EntryFrame, regs.r8),
+            r9 = const offset_of!(EntryFrame, regs.r9),
+            r10 = const offset_of!(EntryFrame, regs.r10),
+            r11 = const offset_of!(EntryFrame, regs.r11),
+            r12 = const offset_of!(EntryFrame, regs.r12),
+            r13 = const offset_of!(EntryFrame, regs.r13),
+            r14 = const offset_of!(EntryFrame, regs.r14),
+            r15 = const offset_of!(EntryFrame, regs.r15),
+            f_host_rsp = const Field::HostRsp as u32,
+            f_host_rip = const Field::HostRip as u32,
+            inout("rdi") frame => _,
+            inout("esi") u32::from(launched) => _,
+            out("eax") failed,
+            out("rcx") _,
+            out("rdx") _,
+            out("r8") _,
+            out("r9") _,
+            out("r10") _,
+            out("r11") _,
+            out("r12") _,
+            out("r13") _,
+            out("r14") _,
+            out("r15") _,
+        );
+    }
+    failed == 0
 }
 
 /// Executes an IRET to the next instruction. An NMI exit leaves NMIs blocked in root mode until
@@ -128,7 +140,7 @@ pub fn unblock_nmis() {
     // SAFETY: the frame pushed returns to the next instruction with the same stack, flags and
     // segments.
     unsafe {
-        core::arch::asm!(
+        asm!(
             "mov {t}, rsp",
             "push {ss}",
             "push {t}",

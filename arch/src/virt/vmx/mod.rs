@@ -13,9 +13,10 @@ mod setup;
 
 use crate::cpu;
 use crate::heap::Block;
-use crate::tables::area;
+use crate::tables::{area, immediate_exit_wanted};
 use crate::virt::{
-    CodeSegment, ControlRegisters, EntryControls, Event, ExitInfo, GuestRegs, MsrAccess, Report,
+    CodeSegment, ControlRegisters, EntryControls, Event, Exit, ExitInfo, GuestRegs, IoAccess,
+    MsrAccess, Report,
     SoftwareEvent, StartState, Unusable, Backend, VcpuConfig,
 };
 use arch_defs::vmx::control::{Pin, Proc};
@@ -99,16 +100,25 @@ impl Backend for VmxVcpu {
     }
 
     #[inline(always)]
-    fn run(&mut self) -> ExitInfo {
+    fn run(&mut self) -> Exit {
         // SAFETY: between `load` and `unload` the VMCS is current on this core; root mode runs
-        // with IF=0.
-        let failed = unsafe { entry::enter(&raw mut self.frame, self.launched) };
-        if failed != 0 {
+        // with IF=0. The one call of `run` for this vCPU is inlined in one place.
+        let entered = unsafe { entry::enter(&raw mut self.frame, self.launched) };
+        if !entered {
             self.entry_failed = true;
-            return decode::ENTRY_FAILURE;
+            return Exit::Event;
         }
         self.launched = true;
-        decode::exit(&mut self.frame.regs)
+        decode::exit()
+    }
+
+    fn event(&mut self) -> ExitInfo {
+        decode::event_exit(self)
+    }
+
+    #[inline(always)]
+    fn io_access(&mut self) -> IoAccess {
+        decode::io_access()
     }
 
     #[inline(always)]
@@ -221,7 +231,7 @@ impl Backend for VmxVcpu {
 
     #[inline(always)]
     fn clear_immediate_exit(&mut self) {
-        if area().immediate_exit.load(Ordering::Relaxed) {
+        if immediate_exit_wanted() {
             // The flag goes first: an NMI after this line sets both again, an NMI before it has
             // its request in the set that the caller looks at next.
             area().immediate_exit.store(false, Ordering::Relaxed);
@@ -278,6 +288,11 @@ impl Backend for VmxVcpu {
             cr4: merge(Field::GuestCr4, Field::Cr4Shadow, Field::Cr4Mask),
             efer: vmread(Field::GuestEfer),
         }
+    }
+
+    #[inline(always)]
+    fn cr4(&self) -> u64 {
+        vmread(Field::GuestCr4)
     }
 
     fn rflags(&self) -> u64 {
