@@ -1,0 +1,205 @@
+//! The boots: which machine, which guest, what must be seen on the console.
+
+use tools::bed;
+
+/// What runs in the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// The test guest in a VM with this many vCPUs; `hooks` allows the debug hypercalls.
+    Vm {
+        /// How many.
+        vcpus: u32,
+        /// Debug hypercalls are allowed.
+        hooks: bool,
+    },
+    /// Two VMs with one vCPU each: this boot's kind, and beside it one that runs `up` tests.
+    TwoVms,
+    /// The test guest on the bare machine: shows that the tests are right about the hardware.
+    Bare,
+    /// Debian's real-time kernel in a VM with this many vCPUs.
+    Linux {
+        /// How many.
+        vcpus: u32,
+    },
+    /// A boot that must be refused, for this reason.
+    Broken(Fault),
+}
+
+/// What is wrong with a boot that must be refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing: the machine is not good enough.
+    Machine,
+    /// There is no configuration.
+    NoConfig,
+    /// A byte of the configuration is not as it was packed.
+    DamagedConfig,
+    /// The kernel is not among the modules.
+    NoKernel,
+    /// The kernel is a text.
+    KernelIsText,
+    /// The VM has more memory than the machine.
+    TooMuchMemory,
+    /// The VM names a core that is not there.
+    NoSuchCore,
+}
+
+/// What makes a boot pass.
+#[derive(Clone, Copy, Debug)]
+pub enum Expect {
+    /// Each test of this kind passes, and the machine ends well.
+    Tests,
+    /// Each test of this kind that the guest runs passes; some are skipped.
+    SomeTests,
+    /// Each of these texts is somewhere on the console (case does not matter), and `BEELINE fatal`
+    /// is not.
+    Lines(&'static [&'static str]),
+    /// The same, and the hypervisor has refused: the last line is `BEELINE fatal`.
+    Refused(&'static [&'static str]),
+    /// The tests of this kind do not come back. These texts must be seen, and the machine ends.
+    NoReturn(&'static [&'static str]),
+    /// The same, but the machine runs on: it is switched off after the last text, seen `count` times.
+    RunsOn {
+        /// Start of the line that is waited for.
+        last: &'static str,
+        /// How often.
+        count: usize,
+    },
+}
+
+/// One boot.
+#[derive(Clone, Copy, Debug)]
+pub struct Boot {
+    /// Its name in results; in-guest tests are `name::test`.
+    pub name: &'static str,
+    /// The kind of in-guest tests it runs.
+    pub kind: &'static str,
+    /// What runs.
+    pub guest: Guest,
+    /// What must be seen.
+    pub expect: Expect,
+    /// Bochs' CPU model.
+    pub model: &'static str,
+    /// CPUs of the machine.
+    pub cpus: u32,
+    /// Requirements a boot without in-guest tests shows.
+    pub shows: &'static str,
+    /// Wall time in seconds.
+    pub limit: u64,
+    /// Instructions per emulated second.
+    pub ips: u64,
+}
+
+const MODEL: &str = "corei7_skylake_x";
+
+const fn vm(name: &'static str, vcpus: u32) -> Boot {
+    Boot {
+        name,
+        kind: name,
+        guest: Guest::Vm { vcpus, hooks: false },
+        expect: Expect::Tests,
+        model: MODEL,
+        cpus: vcpus + 1,
+        shows: "",
+        limit: 300,
+        ips: bed::TESTS_IPS,
+    }
+}
+
+const fn bare(name: &'static str, kind: &'static str, cpus: u32) -> Boot {
+    Boot { kind, guest: Guest::Bare, expect: Expect::SomeTests, cpus, ..vm(name, 1) }
+}
+
+const fn no_return(name: &'static str, vcpus: u32, texts: &'static [&'static str]) -> Boot {
+    Boot { expect: Expect::NoReturn(texts), ..vm(name, vcpus) }
+}
+
+const fn refused(name: &'static str, fault: Fault, texts: &'static [&'static str]) -> Boot {
+    Boot {
+        kind: "",
+        guest: Guest::Broken(fault),
+        expect: Expect::Refused(texts),
+        shows: "S10",
+        limit: 60,
+        ..vm(name, 1)
+    }
+}
+
+const fn on(model: &'static str, boot: Boot) -> Boot {
+    Boot { model, ..boot }
+}
+
+/// Every boot of `cargo xtask test`, the longest first.
+pub const BOOTS: &[Boot] = &[
+    Boot {
+        kind: "",
+        guest: Guest::Linux { vcpus: 2 },
+        expect: Expect::Lines(&[
+            "GUEST up",
+            "clocksource=tsc clockevent=lapic-deadline",
+            "online=0-1",
+            "GUEST done",
+            "reason=power-off",
+            "BEELINE done",
+        ]),
+        model: bed::LINUX_MODEL,
+        shows: "A6 C1 V5",
+        limit: 1200,
+        ips: bed::FIGURES_IPS,
+        ..vm("linux-rt", 2)
+    },
+    Boot { guest: Guest::Vm { vcpus: 2, hooks: true }, limit: 900, ..vm("kick", 2) },
+    Boot { limit: 600, ..vm("smp", 4) },
+    vm("up", 1),
+    on("tigerlake", Boot { kind: "up", ..vm("up-tigerlake", 1) }),
+    vm("xapic", 2),
+    vm("hostile", 1),
+    vm("hostile-smp", 2),
+    vm("hostile-string", 1),
+    vm("window", 1),
+    bare("bare-up", "up", 1),
+    bare("bare-smp", "smp", 4),
+    bare("bare-xapic", "xapic", 2),
+    no_return("hostile-triple", 1, &["triple", "reason=refused"]),
+    no_return("hostile-triple-ap", 2, &["triple", "reason=refused"]),
+    no_return("hostile-fetch", 1, &["reason=refused"]),
+    Boot {
+        guest: Guest::TwoVms,
+        expect: Expect::RunsOn { last: "BEELINE vm-stop vm=second reason=power-off", count: 1 },
+        cpus: 3,
+        ..vm("hostile-sleep", 1)
+    },
+    Boot { expect: Expect::RunsOn { last: "BEELINE vm-start", count: 4 }, ..vm("reset", 1) },
+    on("p3_katmai", refused("no-64-bit", Fault::Machine, &["64-bit"])),
+    on("p4_prescott_celeron_336", refused("no-vmx", Fault::Machine, &["VMX"])),
+    on(
+        "corei5_lynnfield_750",
+        refused("no-unrestricted-guest", Fault::Machine, &["unrestricted guest"]),
+    ),
+    refused("no-config", Fault::NoConfig, &["config", "module"]),
+    refused("damaged-config", Fault::DamagedConfig, &["checksum"]),
+    refused("no-kernel", Fault::NoKernel, &["kernel", "guest.elf"]),
+    refused("kernel-is-text", Fault::KernelIsText, &["kernel"]),
+    refused("too-much-memory", Fault::TooMuchMemory, &["memory"]),
+    refused("no-such-core", Fault::NoSuchCore, &["cpus", "core 5"]),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_machines_big_enough() {
+        let names: BTreeSet<&str> = BOOTS.iter().map(|boot| boot.name).collect();
+        assert_eq!(names.len(), BOOTS.len());
+        for boot in BOOTS {
+            match boot.guest {
+                // Core 0 runs no guest.
+                Guest::Vm { vcpus, .. } | Guest::Linux { vcpus } => assert!(boot.cpus > vcpus),
+                Guest::TwoVms => assert!(boot.cpus > 2),
+                Guest::Bare | Guest::Broken(_) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What GRUB loads for a boot: the image, its configuration and the guests' files, or, on the bare
+//! machine, the guest itself.
+
+use crate::catalogue::{Boot, Fault, Guest};
+use anyhow::{Context, Result};
+use guest_loader::config::{Config, Delivery, VmConfig, pack};
+use std::path::PathBuf;
+use tools::bed::Bed;
+use tools::config::MODULE;
+use tools::iso::{Content, Entry, Module};
+
+const KERNEL: &str = "guest.elf";
+const VMLINUZ: &str = "vmlinuz";
+const INITRAMFS: &str = "initramfs";
+
+/// The files that boots are made of.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// The hypervisor.
+    pub image: PathBuf,
+    /// The test guest.
+    pub guest: PathBuf,
+    /// Debian's kernel and our initramfs, when a boot needs them.
+    pub linux: Option<(PathBuf, PathBuf)>,
+}
+
+/// GRUB's entry for `boot`; `filter` goes to the test guest.
+///
+/// # Errors
+/// When a file that the boot needs was not built.
+pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry> {
+    if boot.guest == Guest::Bare {
+        let cmdline = format!("{} bare exit=bochs", words(boot, boot.kind, filter, boot.cpus));
+        return Ok(Entry::Multiboot { kernel: files.guest.clone(), cmdline });
+    }
+    let file = |name: &str, path: &PathBuf| Module {
+        name: name.into(),
+        content: Content::File(path.clone()),
+    };
+    let mut modules = Vec::new();
+    let mut vms = Vec::new();
+    match boot.guest {
+        Guest::Vm { vcpus, hooks } => {
+            let mut vm = test_vm("vm", 1..=vcpus, words(boot, boot.kind, filter, vcpus));
+            vm.debug_hooks = hooks;
+            vms.push(vm);
+        }
+        Guest::TwoVms => {
+            vms.push(test_vm("first", 1..=1, words(boot, boot.kind, filter, 1)));
+            vms.push(test_vm("second", 2..=2, words(boot, "up", "s8_", 1)));
+        }
+        Guest::Linux { vcpus } => {
+            let (kernel, initrd) = files.linux.as_ref().context("the Linux guest is not built")?;
+            modules.push(file(VMLINUZ, kernel));
+            modules.push(file(INITRAMFS, initrd));
+            // No word about the TSC: the guest must find its frequency by itself.
+            let cmdline = "console=ttyS0,115200 quiet nokaslr cryptomgr.notests cpuidle.off=1 \
+                           beeline.run=boot";
+            let vm = test_vm("linux", 1..=vcpus, cmdline.into());
+            vms.push(VmConfig {
+                memory: 256 << 20,
+                kernel: VMLINUZ.into(),
+                initrd: Some(INITRAMFS.into()),
+                ..vm
+            });
+        }
+        Guest::Broken(fault) => {
+            let mut vm = test_vm("vm", 1..=1, words(boot, "up", filter, 1));
+            match fault {
+                Fault::TooMuchMemory => vm.memory = 64 << 30,
+                Fault::NoSuchCore => vm.cpus = vec![5],
+                _ => {}
+            }
+            vms.push(vm);
+        }
+        Guest::Bare => {}
+    }
+    let fault = match boot.guest {
+        Guest::Broken(fault) => fault,
+        _ => Fault::Machine,
+    };
+    match fault {
+        _ if matches!(boot.guest, Guest::Linux { .. }) => {}
+        Fault::NoKernel => {}
+        Fault::KernelIsText => {
+            let content = Content::Bytes(b"this is no kernel\n".repeat(100));
+            modules.push(Module { name: KERNEL.into(), content });
+        }
+        _ => modules.push(file(KERNEL, &files.guest)),
+    }
+    let mut packed = pack(&Config { vms });
+    if fault == Fault::DamagedConfig
+        && let Some(last) = packed.last_mut()
+    {
+        *last ^= 0x55;
+    }
+    if fault != Fault::NoConfig {
+        modules.insert(0, Module { name: MODULE.into(), content: Content::Bytes(packed) });
+    }
+    Ok(Entry::Beeline { image: files.image.clone(), cmdline: bed.exit_word().into(), modules })
+}
+
+/// MiB of memory the machine of `boot` needs.
+#[must_use]
+pub fn memory_mib(boot: &Boot) -> u32 {
+    match boot.guest {
+        Guest::Linux { .. } => 448,
+        _ => 256,
+    }
+}
+
+fn test_vm(name: &str, cpus: impl Iterator<Item = u32>, cmdline: String) -> VmConfig {
+    VmConfig {
+        name: name.into(),
+        cpus: cpus.collect(),
+        memory: 32 << 20,
+        kernel: KERNEL.into(),
+        initrd: None,
+        modules: Vec::new(),
+        cmdline,
+        delivery: Delivery::Direct,
+        devices: Vec::new(),
+        debug_hooks: false,
+        console: true,
+    }
+}
+
+fn words(boot: &Boot, kind: &str, filter: &str, cpus: u32) -> String {
+    let mut words = format!("boot={kind} cpus={cpus} exit=acpi tsc_hz={}", boot.ips);
+    if boot.guest == Guest::Bare {
+        // The last word of two wins in no reader: leave the other out.
+        words = words.replace(" exit=acpi", "");
+    }
+    if !filter.is_empty() {
+        words += &format!(" filter={filter}");
+    }
+    words
+}

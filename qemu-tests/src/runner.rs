@@ -1,0 +1,157 @@
+//! Runs boots side by side, prints one line per result and, at the end, the line cargo prints.
+
+use crate::boot::{self, Done, Lab, Verdict};
+use crate::catalogue::{BOOTS, Boot, Guest};
+use crate::in_guest::{Names, requirements};
+use crate::payload::Files;
+use anyhow::Result;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+use tools::bed::Bed;
+use tools::progress::Step;
+use tools::workspace::{Profile, Workspace};
+use tools::{image, initramfs, setup};
+
+/// The boots with a result that contains `filter`.
+#[must_use]
+pub fn selected<'a>(boots: &'a [Boot], names: &Names, filter: &str) -> Vec<&'a Boot> {
+    let wanted = |boot: &&Boot| {
+        boot.name.contains(filter)
+            || boot::results(boot, names).iter().any(|name| name.contains(filter))
+    };
+    boots.iter().filter(wanted).collect()
+}
+
+/// Prints one line per test: bed, name, requirement ids.
+///
+/// # Errors
+/// When the test guest does not build.
+pub fn list(workspace: &Workspace, bed: Bed, filter: &str) -> Result<()> {
+    let names = Names::read(&image::test_guest(workspace)?)?;
+    for boot in selected(BOOTS, &names, filter) {
+        for name in boot::results(boot, &names).iter().filter(|name| name.contains(filter)) {
+            let test = name.split_once("::").map(|(_, test)| test);
+            let ids = test.map_or(boot.shows.to_string(), |test| requirements(test).join(" "));
+            let ids = if ids.is_empty() { "-" } else { ids.as_str() };
+            println!("{} {name} {ids}", bed.name());
+        }
+    }
+    Ok(())
+}
+
+/// Builds what `boots` need.
+///
+/// # Errors
+/// When something does not build.
+pub fn files(workspace: &Workspace, boots: &[&Boot], profile: Profile) -> Result<Files> {
+    let step =
+        Step::noisy(format!("Build the hypervisor ({}) and the test guest", profile.folder()));
+    let (image, guest) = (image::hypervisor(workspace, profile)?, image::test_guest(workspace)?);
+    step.done();
+    let linux = if boots.iter().any(|boot| matches!(boot.guest, Guest::Linux { .. })) {
+        let packages = setup::guest(workspace, false)?;
+        let initramfs = initramfs::build(workspace, &packages)?;
+        Some((packages.kernel, initramfs))
+    } else {
+        None
+    };
+    Ok(Files { image, guest, linux })
+}
+
+/// Runs every boot that `filter` selects, `jobs` at a time; true when all passed.
+///
+/// # Errors
+/// When something does not build.
+pub fn run(workspace: &Workspace, bed: Bed, filter: &str, jobs: usize) -> Result<bool> {
+    let start = Instant::now();
+    setup::host(workspace, bed == Bed::Bochs)?;
+    let names = Names::read(&image::test_guest(workspace)?)?;
+    unclaimed(&names)?;
+    let boots = selected(BOOTS, &names, filter);
+    let files = files(workspace, &boots, Profile::Debug)?;
+    let lab = Lab { workspace, bed, files: &files, names: &names };
+    println!("\nrunning {} boots on {}, {jobs} at a time", boots.len(), bed.name());
+    let verdicts = side_by_side(&lab, &boots, filter, jobs);
+    let failed: Vec<&Verdict> = verdicts.iter().filter(|v| v.failure.is_some()).collect();
+    if !failed.is_empty() {
+        println!("\nfailures:");
+        for verdict in &failed {
+            println!("    {}: {}", verdict.name, verdict.failure.as_deref().unwrap_or(""));
+        }
+    }
+    println!(
+        "\ntest result: {}. {} passed; {} failed; 0 ignored; 0 measured; {} filtered out; finished in {:.2}s\n",
+        if failed.is_empty() { "ok" } else { "FAILED" },
+        verdicts.len() - failed.len(),
+        failed.len(),
+        BOOTS
+            .iter()
+            .map(|boot| boot::results(boot, &names).len())
+            .sum::<usize>()
+            .saturating_sub(verdicts.len()),
+        start.elapsed().as_secs_f64()
+    );
+    Ok(failed.is_empty())
+}
+
+/// A kind of in-guest test that no boot runs is a mistake in the catalogue.
+fn unclaimed(names: &Names) -> Result<()> {
+    let claimed =
+        |kind: &&str| BOOTS.iter().chain(crate::bench::BOOTS).any(|boot| boot.kind == *kind);
+    match names.kinds().find(|kind| !claimed(kind)) {
+        None => Ok(()),
+        Some(kind) => anyhow::bail!(
+            "the test guest has tests of kind {kind:?}, and no boot in qemu-tests/src/catalogue.rs runs them"
+        ),
+    }
+}
+
+/// Carries out `boots` and prints their results as they come.
+pub fn side_by_side(lab: &Lab<'_>, boots: &[&Boot], filter: &str, jobs: usize) -> Vec<Verdict> {
+    let next = AtomicUsize::new(0);
+    let verdicts = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                while let Some(boot) = boots.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let done = boot::carry_out(lab, boot, filter);
+                    // The lock also keeps the lines of one boot together.
+                    if let Ok(mut verdicts) = verdicts.lock() {
+                        verdicts.extend(print(boot, done));
+                    }
+                }
+            });
+        }
+    });
+    verdicts.into_inner().unwrap_or_default()
+}
+
+fn print(boot: &Boot, done: Result<Done>) -> Vec<Verdict> {
+    let done = done.unwrap_or_else(|why| Done {
+        verdicts: vec![Verdict {
+            name: boot.name.into(),
+            failure: Some(format!("could not be run: {why:#}")),
+            detail: String::new(),
+        }],
+        wall: std::time::Duration::ZERO,
+        evidence: String::new(),
+        figures: Vec::new(),
+    });
+    println!("boot {} ({:.1} s)", boot.name, done.wall.as_secs_f64());
+    for verdict in &done.verdicts {
+        match &verdict.failure {
+            None if verdict.detail.is_empty() => println!("test {} ... ok", verdict.name),
+            None => println!("test {} ... ok ({})", verdict.name, verdict.detail),
+            Some(why) => println!("test {} ... FAILED: {why}", verdict.name),
+        }
+    }
+    for figure in &done.figures {
+        println!("{figure}");
+    }
+    if !done.evidence.is_empty() {
+        println!("{}\n----", done.evidence);
+    }
+    done.verdicts
+}
