@@ -1,6 +1,8 @@
 //! Boot images: a GRUB ISO with one entry, which starts at once.
 
 use crate::command;
+use crate::workspace::{Profile, Workspace};
+use crate::{config, image};
 use anyhow::{Context, Result};
 use std::fmt::Write;
 use std::fs;
@@ -80,6 +82,24 @@ pub fn make(dir: &Path, entry: &Entry) -> Result<PathBuf> {
     .context("grub-mkrescue failed: `cargo xtask setup` installs what it needs")?;
     fs::remove_dir_all(&tree)?;
     Ok(iso)
+}
+
+/// Makes the ISO of the configuration `file` and copies it to `output`.
+///
+/// # Errors
+/// When the configuration is wrong, a file of it is missing, or the image does not build.
+pub fn of_config(
+    workspace: &Workspace,
+    file: &Path,
+    cmdline: String,
+    profile: Profile,
+    output: &Path,
+) -> Result<()> {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let modules = config::modules(&config::read(file)?, folder)?;
+    let image = image::hypervisor(workspace, profile)?;
+    let made = make(&workspace.beeline("iso")?, &Entry::Beeline { image, cmdline, modules })?;
+    fs::copy(made, output).map(drop).with_context(|| format!("cannot write {}", output.display()))
 }
 
 /// The entry's GRUB commands; its files are copied into the tree.

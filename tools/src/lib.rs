@@ -2,14 +2,17 @@
 //! command line over these modules, and the emulator tests use them too.
 
 pub mod bed;
+pub mod check;
 pub mod command;
 pub mod config;
 pub mod image;
 pub mod initramfs;
 pub mod iso;
+pub mod loc;
 pub mod progress;
 pub mod report;
 pub mod run;
 pub mod setup;
 pub mod symbolise;
+pub mod test;
 pub mod workspace;

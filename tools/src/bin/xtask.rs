@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tools::workspace::{BARE_METAL, Profile, Workspace};
-use tools::{run, setup, symbolise};
+use tools::{check, image, iso, loc, run, setup, symbolise, test};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, run and test Beeline", version)]
@@ -18,6 +18,35 @@ struct Arguments {
 enum Command {
     /// Run a Linux guest with direct interrupts and print its figures
     Run(Box<run::Options>),
+    /// Run the tests of the host and those in an emulator
+    Test(test::Options),
+    /// Measure single paths in instructions, under Beeline and on the bare machine
+    Bench(test::Options),
+    /// Build the image and the test guest
+    Image {
+        /// As it is measured, without audits and debug hooks
+        #[arg(long)]
+        release: bool,
+    },
+    /// Make a boot image from a configuration; the files it names lie beside it
+    Iso {
+        /// The configuration
+        #[arg(long, value_name = "FILE", default_value = "beeline.toml")]
+        config: PathBuf,
+        /// The hypervisor's command line
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        cmdline: String,
+        /// Where to write it
+        #[arg(long, value_name = "FILE", default_value = "beeline.iso")]
+        output: PathBuf,
+        /// With audits and debug hooks
+        #[arg(long)]
+        debug: bool,
+    },
+    /// Check formatting and lints
+    Check,
+    /// Count lines of Rust
+    Loc,
     /// Install and download what the other commands need
     Setup {
         /// Ask for newer guest packages
@@ -49,6 +78,22 @@ fn execute(command: Command) -> Result<bool> {
     let workspace = Workspace::find()?;
     match command {
         Command::Run(options) => return run::run(&workspace, &options),
+        Command::Test(options) => return test::run(&workspace, &options),
+        Command::Bench(options) => return test::emulator(&workspace, &options, &["--bench"]),
+        Command::Image { release } => {
+            setup::rust(&workspace)?;
+            let profile = if release { Profile::Release } else { Profile::Debug };
+            println!("{}", image::hypervisor(&workspace, profile)?.display());
+            println!("{}", image::test_guest(&workspace)?.display());
+        }
+        Command::Iso { config, cmdline, output, debug } => {
+            setup::host(&workspace, false)?;
+            let profile = if debug { Profile::Debug } else { Profile::Release };
+            iso::of_config(&workspace, &config, cmdline, profile, &output)?;
+            println!("{}", output.display());
+        }
+        Command::Check => check::run(&workspace)?,
+        Command::Loc => loc::print(&workspace)?,
         Command::Setup { refresh } => {
             setup::host(&workspace, true)?;
             setup::guest(&workspace, refresh)?;

@@ -15,6 +15,14 @@ use crate::progress;
 use crate::workspace::Workspace;
 use anyhow::Result;
 
+/// Makes sure that the compiler has all targets.
+///
+/// # Errors
+/// When one is missing and cannot be added.
+pub fn rust(workspace: &Workspace) -> Result<()> {
+    rust::targets(workspace)
+}
+
 /// Sets up the host; `emulator` says whether Bochs is needed.
 ///
 /// # Errors
