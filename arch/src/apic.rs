@@ -210,10 +210,8 @@ pub fn reset() -> Result<(), NotEmpty> {
     }
     // At most one round per vector: 240 in service, each IRR bit becomes one ISR bit.
     for _ in 0..256 {
-        if highest(msr::ISR0).is_none() {
-            break;
-        }
-        eoi();
+        let Some(vector) = highest(msr::ISR0) else { break };
+        retire(vector);
     }
     crate::tables::drain_pending();
     let left = NotEmpty { in_service: highest(msr::ISR0), requested: highest(msr::IRR0) };
@@ -225,6 +223,21 @@ pub fn reset() -> Result<(), NotEmpty> {
         wrmsr(msr::ESR, 0);
     }
     if left.in_service.is_some() || left.requested.is_some() { Err(left) } else { Ok(()) }
+}
+
+/// Bochs 2.7 never retires a vector that equals the spurious vector, although a guest may send it
+/// to itself as an ordinary interrupt: name another one while this one is retired. Harmless on
+/// hardware.
+fn keep_spurious_vector_off(vector: u8) {
+    let spurious = if vector == SPURIOUS_VECTOR { SPURIOUS_VECTOR - 1 } else { SPURIOUS_VECTOR };
+    // SAFETY: both vectors have handlers wherever IF is opened.
+    unsafe { wrmsr(msr::SVR, SVR_ENABLED | u64::from(spurious)) };
+}
+
+/// Ends `vector`, the highest in service, while a LAPIC is emptied.
+pub(crate) fn retire(vector: u8) {
+    keep_spurious_vector_off(vector);
+    eoi();
 }
 
 /// Writes a register that a guest's validated write may reach: SVR, an LVT or ESR.

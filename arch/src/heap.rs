@@ -143,6 +143,16 @@ impl Block {
         unsafe { core::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) }
     }
 
+    /// Reads a constant number of bytes at a byte offset.
+    ///
+    /// # Panics
+    /// On an offset outside the block: a bug of ours.
+    #[inline]
+    pub fn read_array<const N: usize>(&self, offset: u64) -> [u8; N] {
+        // SAFETY: `at` checked the bounds; bytes have no alignment.
+        unsafe { self.at(offset, N as u64).cast::<[u8; N]>().read_volatile() }
+    }
+
     /// Writes bytes at a byte offset.
     ///
     /// # Panics

@@ -117,9 +117,19 @@ impl ReadPhys for GuestRam {
         Some((both >> (gpa % 8 * 8)) as u32)
     }
 
-    #[inline]
     fn read_bytes(&self, gpa: u64, into: &mut [u8]) -> bool {
         GuestRam::read_bytes(self, gpa, into)
+    }
+
+    #[inline]
+    fn read_instruction(&self, gpa: u64, into: &mut [u8; 15]) -> bool {
+        match self.find(gpa, 15) {
+            Some((block, offset)) => {
+                *into = block.read_array(offset);
+                true
+            }
+            None => false,
+        }
     }
 }
 

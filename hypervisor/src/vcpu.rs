@@ -41,7 +41,8 @@ pub struct Vcpu<B> {
     nmi_pending: bool,
     /// A delivery that an exit cut short and that could not go back in yet (REQUIREMENTS D8).
     deferred: Option<Event>,
-    /// One of the two above waits: what the way to the entry looks at.
+    /// One of the two above waits, or the vCPU has stopped: the one flag that the way to the
+    /// entry looks at.
     attention: bool,
 }
 
@@ -120,16 +121,19 @@ impl<B: Backend> Vcpu<B> {
     /// Runs until the vCPU is to be parked. The backend is loaded.
     fn run(&mut self) {
         let mut exit_tsc = rdtsc_low();
-        while self.shared.lifecycle() == Lifecycle::Running {
-            // From here on a kick's NMI makes the entry exit at once, by the host's handler; one
-            // that came before has its request in the set that is looked at next.
-            self.backend.clear_immediate_exit();
+        self.attention = true;
+        loop {
+            // An NMI that comes after this look makes the entry exit at once, by the host's
+            // handler (REQUIREMENTS D2); one that came before has its request in the set.
             if self.core.kick.pending() {
                 self.serve_requests();
-                continue;
             }
             if self.attention {
-                self.deliver_pending();
+                if self.shared.lifecycle() != Lifecycle::Running {
+                    return;
+                }
+                self.attend();
+                continue;
             }
             if cfg!(debug_assertions) {
                 crate::audit::before_entry(self);
@@ -169,7 +173,7 @@ impl<B: Backend> Vcpu<B> {
         match info.exit {
             EventExit::SecondStageFault(fault) => exit::mmio::handle(self, fault),
             EventExit::Nmi => self.nmi_exit(),
-            EventExit::Quantum => self.counted(ExitKind::Quantum),
+            EventExit::Quantum => self.quantum(),
             EventExit::NmiWindow => self.nmi_window(),
             EventExit::InterruptWindow => self.interrupt_window(),
             EventExit::ControlRegister(access) => exit::cr::handle(self, access),
@@ -192,6 +196,12 @@ impl<B: Backend> Vcpu<B> {
 
     fn counted(&mut self, kind: ExitKind) {
         self.shared.stats.count(kind);
+    }
+
+    /// The exit that the host's NMI handler asked for: its requests are looked at next.
+    fn quantum(&mut self) {
+        self.shared.stats.count(ExitKind::Quantum);
+        self.backend.clear_immediate_exit();
     }
 
     fn skipped(&mut self, kind: ExitKind) {
@@ -247,7 +257,9 @@ impl<B: Backend> Vcpu<B> {
 
     /// Puts what waits into the guest, if the guest can take it now.
     #[cold]
-    fn deliver_pending(&mut self) {
+    fn attend(&mut self) {
+        // What has to wait is looked at again when its window opens.
+        self.attention = false;
         if let Some(event) = self.deferred.take() {
             match (self.backend.injecting(), event) {
                 (None, Event::External { .. }) if !self.backend.interrupt_open() => {
@@ -278,13 +290,12 @@ impl<B: Backend> Vcpu<B> {
                 self.backend.set_nmi_window(true);
             }
         }
-        // What has to wait is looked at again when its window opens.
-        self.attention = false;
     }
 
     /// Serves requests from other cores.
     #[cold]
     fn serve_requests(&mut self) {
+        self.backend.clear_immediate_exit();
         let requests = self.core.kick.take();
         if requests.contains(Requests::PING) {
             let r15 = self.backend.regs().r15;
@@ -313,7 +324,7 @@ impl<B: Backend> Vcpu<B> {
     fn park(&mut self, next: Lifecycle) {
         self.nmi_pending = false;
         self.deferred = None;
-        self.attention = false;
+        self.attention = true;
         if let Err(left) = arch::apic::reset() {
             log::error!(
                 "vm {} vCPU {}: its LAPIC does not become empty: {left:?}",
@@ -357,6 +368,7 @@ pub fn core_loop<B: Backend>(mut parking: B, mut vcpu: Option<Vcpu<B>>) -> ! {
     loop {
         if let Some(vcpu) = vcpu.as_mut().filter(|v| v.shared.lifecycle() == Lifecycle::Running) {
             vcpu.backend.load();
+            vcpu.backend.clear_immediate_exit();
             vcpu.run();
             vcpu.backend.unload();
             continue;
@@ -400,7 +412,8 @@ fn wake_up(shared: &VcpuShared, requests: Requests) -> Option<StartState> {
 /// Waits in guest mode, where an NMI always reaches the core, for a request.
 fn park_until_request<B: Backend>(core: &CoreShared, parking: &mut B) {
     parking.load();
-    while !core.kick.pending() {
+    loop {
+        // Before the look at the requests, as in the run loop.
         parking.clear_immediate_exit();
         if core.kick.pending() {
             break;

@@ -47,8 +47,6 @@ pub struct CoreArea {
     this: u64,
     /// A vCPU's VMCS is current on this core.
     pub vmcs_live: AtomicBool,
-    /// The NMI handler asked for an immediate exit.
-    pub immediate_exit: AtomicBool,
     gdt: [u64; 5],
     tss: Tss,
 }
@@ -88,19 +86,6 @@ pub fn area() -> &'static CoreArea {
              options(nostack, readonly, preserves_flags));
         &*this
     }
-}
-
-/// The `immediate_exit` flag of this core, in one instruction: it is read at every entry.
-#[inline(always)]
-pub fn immediate_exit_wanted() -> bool {
-    let flag: u8;
-    // SAFETY: as in `area`. Not `readonly`: the NMI handler may change it at any time.
-    unsafe {
-        asm!("mov {}, gs:[{offset}]", out(reg_byte) flag,
-             offset = const offset_of!(CoreArea, immediate_exit),
-             options(nostack, preserves_flags));
-    }
-    flag != 0
 }
 
 /// This core's tables.
@@ -151,7 +136,6 @@ pub fn install(index: u32) -> Result<(), Unusable> {
             index,
             this: block.address(),
             vmcs_live: AtomicBool::new(false),
-            immediate_exit: AtomicBool::new(false),
             gdt: gdt(tss_base),
             tss: Tss {
                 reserved0: 0,

@@ -23,8 +23,10 @@ pub fn drain_pending() {
 
 extern "sysv64" fn accept(vector: u64) {
     if apic::in_service(vector as u8) {
-        apic::eoi();
-    } else if vector != u64::from(apic::SPURIOUS_VECTOR) {
+        apic::retire(vector as u8);
+    } else if vector < u64::from(apic::SPURIOUS_VECTOR - 1) {
+        // The two spurious vectors of `apic::retire` have no ISR bit; anything else without one
+        // was an exception.
         // SAFETY: a zeroed frame is plain data; the registers are lost here, but the vector says
         // what happened.
         let mut frame: trap::TrapFrame = unsafe { core::mem::zeroed() };

@@ -208,6 +208,19 @@ pub struct ControlRegisters {
     pub efer: u64,
 }
 
+/// Where the current instruction is, and how to get there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchState {
+    /// Its linear address.
+    pub linear_rip: u64,
+    /// Control registers; only the bits that paging depends on count.
+    pub control: ControlRegisters,
+    /// 64-bit code.
+    pub long: bool,
+    /// 32-bit rather than 16-bit code, outside 64-bit mode.
+    pub default_32: bool,
+}
+
 /// The architectural state a vCPU starts in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartState {
@@ -322,7 +335,7 @@ pub trait Backend: Sized + 'static {
 
     /// Steps over `len` bytes of instruction, where policy decoded it itself (second-stage
     /// faults report no length).
-    fn advance(&mut self, len: u8);
+    fn advance(&mut self, len: u64);
 
     /// Delivers an event at the next entry.
     fn inject(&mut self, event: Event);
@@ -350,8 +363,9 @@ pub trait Backend: Sized + 'static {
     /// vCPU is loaded there.
     fn request_immediate_exit();
 
-    /// Withdraws [`Backend::request_immediate_exit`]. Must come before the last look at the
-    /// requests, so that a later NMI's wish stands.
+    /// Withdraws [`Backend::request_immediate_exit`]. A look at the requests must follow before
+    /// the next entry: an NMI that came before this call has left its request there, the wish of
+    /// a later one stands.
     fn clear_immediate_exit(&mut self);
 
     /// What the entry controls say now, read back from the hardware's structure (audit A2).
@@ -369,11 +383,21 @@ pub trait Backend: Sized + 'static {
     /// Code segment.
     fn code_segment(&self) -> CodeSegment;
 
+    /// What reading the current instruction takes, with few reads of the hardware's structure: the
+    /// control registers are the hardware's, whose paging bits are the guest's own.
+    fn fetch_state(&self) -> FetchState;
+
     /// Control registers as the guest sees them.
     fn control_registers(&self) -> ControlRegisters;
 
     /// CR4 in hardware: for the bits that the guest owns.
     fn cr4(&self) -> u64;
+
+    /// DR7.
+    fn dr7(&self) -> u64;
+
+    /// Sets DR7.
+    fn set_dr7(&mut self, value: u64);
 
     /// RFLAGS.
     fn rflags(&self) -> u64;

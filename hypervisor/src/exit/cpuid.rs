@@ -60,6 +60,8 @@ impl Patch {
     pub const XSAVE_COMPACT: Self = Self(8);
     /// ECX bits 7:0 repeat the subleaf asked for.
     pub const SUBLEAF: Self = Self(16);
+    /// The ones that no guest asks for often.
+    const RARE: Self = Self(4 | 8 | 16);
 
     const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -211,15 +213,24 @@ impl CpuidTable {
     }
 
     /// The registers of a row that needs the guest's state; other rows come back as they are.
-    #[inline]
+    #[inline(always)]
     pub fn patched(&self, row: &CpuidRow, now: &GuestNow) -> [u32; 4] {
-        let [eax, mut ebx, mut ecx, mut edx] = row.regs;
+        let [eax, ebx, mut ecx, mut edx] = row.regs;
         if row.patch.has(Patch::OSXSAVE) && now.cr4 & CR4_OSXSAVE != 0 {
             ecx |= features::OSXSAVE;
         }
         if row.patch.has(Patch::APIC) && !now.apic_enabled {
             edx &= !features::APIC;
         }
+        if row.patch.has(Patch::RARE) {
+            return self.rarely_patched(row, now, [eax, ebx, ecx, edx]);
+        }
+        [eax, ebx, ecx, edx]
+    }
+
+    #[inline(never)]
+    fn rarely_patched(&self, row: &CpuidRow, now: &GuestNow, regs: [u32; 4]) -> [u32; 4] {
+        let [eax, mut ebx, mut ecx, edx] = regs;
         if row.patch.has(Patch::XSAVE_SIZE) {
             ebx = self.sizes.standard(now.xcr0);
         }

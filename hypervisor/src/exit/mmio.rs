@@ -49,25 +49,25 @@ pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, fault: SecondStageFault) {
         fault::memory(vcpu, fault, "nothing can be executed or walked there");
         return;
     }
-    let control = vcpu.backend.control_registers();
+    let state = vcpu.backend.fetch_state();
+    let control = state.control;
     let paging = PagingState {
         cr0: control.cr0,
         cr3: control.cr3,
         cr4: control.cr4,
         efer: control.efer,
     };
-    let code = vcpu.backend.code_segment();
-    let size = match (code.long, code.default_32) {
+    let size = match (state.long, state.default_32) {
         (true, _) => CodeSize::Bits64,
         (_, true) => CodeSize::Bits32,
         _ => CodeSize::Bits16,
     };
     let mut bytes = [0; 15];
-    let got = fetch(&vcpu.vm.ram, &paging, vcpu.backend.linear_rip(), &mut bytes);
+    let got = fetch(&vcpu.vm.ram, &paging, state.linear_rip, &mut bytes);
     match bytes.get(..got).map(|bytes| decode(bytes, size)) {
         Some(Ok(insn)) => {
             if emulate(vcpu, fault, &insn) {
-                vcpu.backend.advance(insn.len);
+                vcpu.backend.advance(insn.len.into());
             }
         }
         _ => fault::memory(vcpu, fault, "its instruction is not one that can be emulated"),

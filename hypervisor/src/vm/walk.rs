@@ -21,6 +21,11 @@ pub trait ReadPhys {
     fn read_u32(&self, gpa: u64) -> Option<u32>;
     /// Fills `into` from `gpa`, within one 4 KiB page; false: not all of it is readable.
     fn read_bytes(&self, gpa: u64, into: &mut [u8]) -> bool;
+    /// As [`ReadPhys::read_bytes`], for the length of the longest instruction, which is a constant
+    /// and so takes no loop.
+    fn read_instruction(&self, gpa: u64, into: &mut [u8; 15]) -> bool {
+        self.read_bytes(gpa, into)
+    }
 }
 
 /// The guest's registers that paging depends on.
@@ -174,13 +179,14 @@ fn two_level(mem: &impl ReadPhys, state: &PagingState, linear: u64) -> Result<u6
 #[inline]
 pub fn fetch(mem: &impl ReadPhys, state: &PagingState, linear: u64, buf: &mut [u8; 15]) -> usize {
     let left = (PAGE - linear % PAGE) as usize;
+    if left >= buf.len() {
+        let readable = translate(mem, state, linear).is_ok_and(|gpa| mem.read_instruction(gpa, buf));
+        return if readable { buf.len() } else { 0 };
+    }
     let (head, tail) = buf.split_at_mut(left.min(15));
     let Ok(gpa) = translate(mem, state, linear) else { return 0 };
     if !mem.read_bytes(gpa, head) {
         return 0;
-    }
-    if tail.is_empty() {
-        return head.len();
     }
     // Page by page: the next page's frame need not be the next frame. At the top of the address
     // space it is page 0, as the processor wraps.

@@ -16,9 +16,9 @@ const ENTRY_FAILURE_BIT: u64 = 1 << 31;
 
 /// Names the exit that just happened.
 #[inline(always)]
-pub fn exit() -> Exit {
-    // An entry failure has bit 31 set and matches none of these.
-    match vmread(Field::ExitReason) {
+pub fn exit(reason: u64) -> Exit {
+    // An entry failure has bit 31 set, or all, and matches none of these.
+    match reason {
         reason if reason == code(ExitReason::CPUID) => Exit::Cpuid,
         reason if reason == code(ExitReason::WRMSR) => Exit::MsrWrite,
         reason if reason == code(ExitReason::RDMSR) => Exit::MsrRead,
@@ -35,7 +35,7 @@ const fn code(reason: ExitReason) -> u64 {
 /// Decodes an exit that is none of the common instructions.
 pub fn event_exit(vcpu: &mut VmxVcpu) -> ExitInfo {
     let reason = vmread(Field::ExitReason);
-    if vcpu.entry_failed || reason & ENTRY_FAILURE_BIT != 0 {
+    if vcpu.frame.failed || reason & ENTRY_FAILURE_BIT != 0 {
         return ExitInfo { exit: EventExit::EntryFailure, cut_short: None };
     }
     let vectoring = VectoringInfo::from(vmread(Field::IdtVectoringInfo) as u32);
@@ -177,9 +177,9 @@ fn control_register(regs: &mut GuestRegs) -> EventExit {
 /// The decoded picture of a vCPU.
 pub fn report(vcpu: &VmxVcpu) -> Report {
     let reason = vmread(Field::ExitReason);
-    let entry_error = if vcpu.entry_failed { vmread(Field::InstructionError) } else { 0 };
+    let entry_error = if vcpu.frame.failed { vmread(Field::InstructionError) } else { 0 };
     Report {
-        exit_name: if vcpu.entry_failed {
+        exit_name: if vcpu.frame.failed {
             "VM entry refused"
         } else {
             ExitReason(reason as u16).name()

@@ -14,23 +14,27 @@ use core::mem::offset_of;
 pub struct EntryFrame {
     /// The guest's registers.
     pub regs: GuestRegs,
-    /// The value that HOST_RSP of this vCPU's VMCS holds, 0 before the first entry. The run loop
-    /// never moves its frame, so that the field is written once and compared from then on.
+    /// The value that HOST_RSP of this vCPU's VMCS holds, 0 after VMCLEAR. The run loop never
+    /// moves its frame, so that the field is written once and compared from then on.
     pub host_rsp: u64,
+    /// The VMCS was launched since its last VMCLEAR: VMRESUME rather than VMLAUNCH.
+    pub launched: bool,
+    /// The entry instruction itself failed: carry or zero was set.
+    pub failed: bool,
 }
 
-/// Enters the guest; true after an exit, false if the entry instruction itself failed.
+/// Enters the guest; returns the exit-reason field, or all ones and `failed` set
+/// if the entry instruction itself failed.
 ///
 /// Inlined into the run loop, so that the compiler saves only what it needs. HOST_RSP and HOST_RIP
 /// are written when the frame is new: a vCPU is always entered from the same place.
 ///
 /// # Safety
 /// A VMCS of this core is current, complete but for HOST_RSP and HOST_RIP, and `frame` belongs to
-/// it; IF=0. `launched` tells whether this VMCS was launched since its last VMCLEAR. All calls for
-/// one vCPU come from one place in the code.
+/// it; IF=0. All calls for one vCPU come from one place in the code.
 #[inline(always)]
-pub unsafe fn enter(frame: *mut EntryFrame, launched: bool) -> bool {
-    let failed: u32;
+pub unsafe fn enter(frame: *mut EntryFrame) -> u64 {
+    let reason: u64;
     // SAFETY: all registers that the guest changes are saved here or declared; RBX and RBP, which
     // cannot be declared, are pushed. The exit returns to label 50 with RSP as it was.
     unsafe {
@@ -40,8 +44,8 @@ pub unsafe fn enter(frame: *mut EntryFrame, launched: bool) -> bool {
             "push rdi",
             "cmp rsp, [rdi + {host_rsp}]",
             "jne 20f",
+            // ZF is set from here on for VMRESUME; moves keep it.
             "70:",
-            "test sil, sil",
             "mov rax, [rdi + {rax}]",
             "mov rcx, [rdi + {rcx}]",
             "mov rdx, [rdi + {rdx}]",
@@ -57,10 +61,11 @@ pub unsafe fn enter(frame: *mut EntryFrame, launched: bool) -> bool {
             "mov r14, [rdi + {r14}]",
             "mov r15, [rdi + {r15}]",
             "mov rdi, [rdi + {rdi}]",
-            "jz 30f",
+            "jnz 30f",
             "vmresume",
             // Carry or zero is set and the VMCS has the error number.
             "jmp 40f",
+            // A new frame, or a cleared VMCS.
             "20:",
             "mov [rdi + {host_rsp}], rsp",
             "mov eax, {f_host_rsp}",
@@ -68,12 +73,16 @@ pub unsafe fn enter(frame: *mut EntryFrame, launched: bool) -> bool {
             "lea rdx, [rip + 50f]",
             "mov eax, {f_host_rip}",
             "vmwrite rax, rdx",
+            "mov al, [rdi + {launched}]",
+            "mov byte ptr [rdi + {launched}], 1",
+            "cmp al, 1",
             "jmp 70b",
             "30:",
             "vmlaunch",
             "40:",
             "pop rdi",
-            "mov eax, 1",
+            "mov byte ptr [rdi + {failed}], 1",
+            "mov rax, -1",
             "jmp 60f",
             // The exit lands here with RSP = HOST_RSP, which points at the frame's address.
             "50:",
@@ -93,10 +102,14 @@ pub unsafe fn enter(frame: *mut EntryFrame, launched: bool) -> bool {
             "mov [rdi + {r14}], r14",
             "mov [rdi + {r15}], r15",
             "pop [rdi + {rdi}]",
-            "xor eax, eax",
+            "mov ecx, {f_exit_reason}",
+            "vmread rax, rcx",
             "60:",
             "pop rbp",
             "pop rbx",
+            launched = const offset_of!(EntryFrame, launched),
+            failed = const offset_of!(EntryFrame, failed),
+            f_exit_reason = const Field::ExitReason as u32,
             host_rsp = const offset_of!(EntryFrame, host_rsp),
             rax = const offset_of!(EntryFrame, regs.rax),
             rcx = const offset_of!(EntryFrame, regs.rcx),
@@ -116,8 +129,8 @@ pub unsafe fn enter(frame: *mut EntryFrame, launched: bool) -> bool {
             f_host_rsp = const Field::HostRsp as u32,
             f_host_rip = const Field::HostRip as u32,
             inout("rdi") frame => _,
-            inout("esi") u32::from(launched) => _,
-            out("eax") failed,
+            out("rsi") _,
+            out("rax") reason,
             out("rcx") _,
             out("rdx") _,
             out("r8") _,
@@ -130,7 +143,7 @@ pub unsafe fn enter(frame: *mut EntryFrame, launched: bool) -> bool {
             out("r15") _,
         );
     }
-    failed == 0
+    reason
 }
 
 /// Executes an IRET to the next instruction. An NMI exit leaves NMIs blocked in root mode until

@@ -13,9 +13,9 @@ mod setup;
 
 use crate::cpu;
 use crate::heap::Block;
-use crate::tables::{area, immediate_exit_wanted};
+use crate::tables::area;
 use crate::virt::{
-    CodeSegment, ControlRegisters, EntryControls, Event, Exit, ExitInfo, GuestRegs, IoAccess,
+    CodeSegment, ControlRegisters, EntryControls, Event, Exit, ExitInfo, FetchState, GuestRegs, IoAccess,
     MsrAccess, Report,
     SoftwareEvent, StartState, Unusable, Backend, VcpuConfig,
 };
@@ -30,6 +30,9 @@ const BLOCKED_BY_STI: u64 = 1 << 0;
 const BLOCKED_BY_MOV_SS: u64 = 1 << 1;
 const BLOCKED_BY_NMI: u64 = 1 << 3;
 
+/// L and D bits of the code segment's access rights, SDM volume 3 table 25-2.
+const CS_LONG: u64 = 1 << 13;
+const CS_DEFAULT_32: u64 = 1 << 14;
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
 /// BS bit of the pending debug exceptions.
@@ -38,9 +41,6 @@ const PENDING_SINGLE_STEP: u64 = 1 << 14;
 /// A vCPU on VMX.
 pub struct VmxVcpu {
     frame: EntryFrame,
-    launched: bool,
-    /// The entry instruction itself failed; the report reads the error number.
-    entry_failed: bool,
     cr4_allowed: u64,
     vmcs: Block,
     msr_bitmap: Block,
@@ -80,8 +80,6 @@ impl Backend for VmxVcpu {
         assert!(loaded.is_ok(), "VMPTRLD of our own VMCS");
         // Only now may the NMI handler write fields: before, they would hit another VMCS.
         area().vmcs_live.store(true, Ordering::Relaxed);
-        // This VMCS may still hold a wish from its last stay: have it withdrawn before the entry.
-        area().immediate_exit.store(true, Ordering::Relaxed);
     }
 
     fn unload(&mut self) {
@@ -89,7 +87,7 @@ impl Backend for VmxVcpu {
         // SAFETY: the VMCS is ours and current on this core.
         let cleared = unsafe { insn::vmclear(self.vmcs.address()) };
         assert!(cleared.is_ok(), "VMCLEAR of our own VMCS");
-        self.launched = false;
+        self.frame.launched = false;
         // HOST_RSP is compared, not rewritten, at entry: another core has another stack.
         self.frame.host_rsp = 0;
     }
@@ -103,13 +101,7 @@ impl Backend for VmxVcpu {
     fn run(&mut self) -> Exit {
         // SAFETY: between `load` and `unload` the VMCS is current on this core; root mode runs
         // with IF=0. The one call of `run` for this vCPU is inlined in one place.
-        let entered = unsafe { entry::enter(&raw mut self.frame, self.launched) };
-        if !entered {
-            self.entry_failed = true;
-            return Exit::Event;
-        }
-        self.launched = true;
-        decode::exit()
+        decode::exit(unsafe { entry::enter(&raw mut self.frame) })
     }
 
     fn event(&mut self) -> ExitInfo {
@@ -128,13 +120,13 @@ impl Backend for VmxVcpu {
 
     #[inline(always)]
     fn skip_instruction(&mut self) {
-        self.advance(vmread(Field::ExitInstructionLength) as u8);
+        self.advance(vmread(Field::ExitInstructionLength));
     }
 
     #[inline(always)]
-    fn advance(&mut self, len: u8) {
+    fn advance(&mut self, len: u64) {
         let old = vmread(Field::GuestRip);
-        let mut rip = old.wrapping_add(u64::from(len));
+        let mut rip = old.wrapping_add(len);
         if (rip ^ old) >> 32 != 0 {
             rip = self.wrap_rip(rip);
         }
@@ -225,18 +217,11 @@ impl Backend for VmxVcpu {
         if area().vmcs_live.load(Ordering::Relaxed) {
             vmwrite(Field::PreemptionTimer, 0);
             Self::set_bit(Field::PinControls, Pin::PREEMPTION_TIMER.bits(), true);
-            area().immediate_exit.store(true, Ordering::Relaxed);
         }
     }
 
-    #[inline(always)]
     fn clear_immediate_exit(&mut self) {
-        if immediate_exit_wanted() {
-            // The flag goes first: an NMI after this line sets both again, an NMI before it has
-            // its request in the set that the caller looks at next.
-            area().immediate_exit.store(false, Ordering::Relaxed);
-            Self::set_bit(Field::PinControls, Pin::PREEMPTION_TIMER.bits(), false);
-        }
+        Self::set_bit(Field::PinControls, Pin::PREEMPTION_TIMER.bits(), false);
     }
 
     fn entry_controls(&self) -> EntryControls {
@@ -272,9 +257,27 @@ impl Backend for VmxVcpu {
         let lma = vmread(Field::GuestEfer) & cpu::EFER_LMA != 0;
         CodeSegment {
             base: vmread(Field::GuestCsBase),
-            long: lma && access & (1 << 13) != 0,
-            default_32: access & (1 << 14) != 0,
+            long: lma && access & CS_LONG != 0,
+            default_32: access & CS_DEFAULT_32 != 0,
         }
+    }
+
+    fn fetch_state(&self) -> FetchState {
+        let access = vmread(Field::GuestCsAccess);
+        let control = ControlRegisters {
+            cr0: vmread(Field::GuestCr0),
+            cr3: vmread(Field::GuestCr3),
+            cr4: vmread(Field::GuestCr4),
+            efer: vmread(Field::GuestEfer),
+        };
+        let long = control.efer & cpu::EFER_LMA != 0 && access & CS_LONG != 0;
+        let rip = vmread(Field::GuestRip);
+        let linear_rip = if long {
+            rip
+        } else {
+            rip.wrapping_add(vmread(Field::GuestCsBase)) & 0xFFFF_FFFF
+        };
+        FetchState { linear_rip, control, long, default_32: access & CS_DEFAULT_32 != 0 }
     }
 
     fn control_registers(&self) -> ControlRegisters {
@@ -293,6 +296,14 @@ impl Backend for VmxVcpu {
     #[inline(always)]
     fn cr4(&self) -> u64 {
         vmread(Field::GuestCr4)
+    }
+
+    fn dr7(&self) -> u64 {
+        vmread(Field::GuestDr7)
+    }
+
+    fn set_dr7(&mut self, value: u64) {
+        vmwrite(Field::GuestDr7, value);
     }
 
     fn rflags(&self) -> u64 {

@@ -60,9 +60,12 @@ pub fn new(config: &VcpuConfig<'_>) -> Result<VmxVcpu, Unusable> {
         bits: vmcs.address(),
     })?;
     let mut vcpu = VmxVcpu {
-        frame: EntryFrame { regs: GuestRegs::default(), host_rsp: 0 },
-        launched: false,
-        entry_failed: false,
+        frame: EntryFrame {
+            regs: GuestRegs::default(),
+            host_rsp: 0,
+            launched: false,
+            failed: false,
+        },
         cr4_allowed: config.cr4_allowed,
         vmcs,
         msr_bitmap,
@@ -178,7 +181,7 @@ fn segment(fields: SegmentFields, selector: u16, base: u64, limit: u32, rights: 
 
 /// Puts the vCPU into a start state.
 pub fn reset(vcpu: &mut VmxVcpu, state: StartState) {
-    vcpu.entry_failed = false;
+    vcpu.frame.failed = false;
     write_host_state();
     insn::invvpid(vcpu.tag);
     for msr in UNSWITCHED_MSRS {
