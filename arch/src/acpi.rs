@@ -44,7 +44,11 @@ pub struct Platform {
 struct Identity;
 
 impl AcpiHandler for Identity {
-    unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
+    unsafe fn map_physical_region<T>(
+        &self,
+        address: usize,
+        size: usize,
+    ) -> PhysicalMapping<Self, T> {
         // Firmware keeps its tables below 4 GiB, and `find` refuses a root table that is not. A
         // pointer beyond in the middle of the tables is led to address 0x1000, whose bytes fail
         // the checksum that the crate makes next.

@@ -168,7 +168,9 @@ pub fn rdtsc() -> u64 {
 pub fn rdtsc_low() -> u32 {
     let low: u32;
     // SAFETY: RDTSC is always there in long mode.
-    unsafe { asm!("rdtsc", out("eax") low, out("edx") _, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("rdtsc", out("eax") low, out("edx") _, options(nomem, nostack, preserves_flags))
+    };
     low
 }
 

@@ -150,7 +150,7 @@ impl Block {
     #[inline]
     pub fn read_array<const N: usize>(&self, offset: u64) -> [u8; N] {
         // SAFETY: `at` checked the bounds; bytes have no alignment.
-        unsafe { self.at(offset, N as u64).cast::<[u8; N]>().read_volatile() }
+        unsafe { self.at(offset, N as u64).cast::<[u8; N]>().read() }
     }
 
     /// Writes bytes at a byte offset.

@@ -126,10 +126,7 @@ pub fn mask(gsi: u32) -> Result<(), PinError> {
 /// and edge, active high, unless overridden).
 pub fn isa_gsi(isa: u8, overrides: &[SourceOverride]) -> (u32, Trigger) {
     match overrides.iter().find(|o| o.isa == isa) {
-        Some(o) => (
-            o.gsi,
-            Trigger { level: o.flags >> 2 & 3 == 3, active_low: o.flags & 3 == 3 },
-        ),
+        Some(o) => (o.gsi, Trigger { level: o.flags >> 2 & 3 == 3, active_low: o.flags & 3 == 3 }),
         None => (u32::from(isa), Trigger { level: false, active_low: false }),
     }
 }

@@ -56,9 +56,7 @@ impl Stage2 {
         while at < gpa.end {
             let level = (0..=self.largest)
                 .rev()
-                .find(|&l| {
-                    at % SIZE[l] == 0 && to % SIZE[l] == 0 && gpa.end - at >= SIZE[l]
-                })
+                .find(|&l| at % SIZE[l] == 0 && to % SIZE[l] == 0 && gpa.end - at >= SIZE[l])
                 .unwrap_or(0);
             let large = if level > 0 { ept::LARGE } else { 0 };
             let flags = ept::READ | ept::WRITE | ept::EXECUTE | ept::WRITE_BACK;

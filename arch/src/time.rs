@@ -70,9 +70,7 @@ fn measure_by_pit() -> Option<Sample> {
     let done = (0..10_000_000).any(|_| unsafe { inb(0x61) } & 0x20 != 0);
     let (tsc1, lapic1) = (cpu::rdtsc(), apic::timer_count());
     apic::stop_timer();
-    done.then(|| {
-        (tsc1 - tsc0, u64::from(lapic0.wrapping_sub(lapic1)), u64::from(COUNT), PIT_HZ)
-    })
+    done.then(|| (tsc1 - tsc0, u64::from(lapic0.wrapping_sub(lapic1)), u64::from(COUNT), PIT_HZ))
 }
 
 /// Waits for a number of TSC ticks.

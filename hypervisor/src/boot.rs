@@ -113,9 +113,11 @@ fn bring_up(magic: u32, info: u64) -> Result<bool, String> {
     );
     // The one place where the vendor is chosen. SVM follows.
     if cpu::has_svm() && !cpu::has_vmx() {
-        return Err("this CPU has AMD SVM, which this version does not drive yet: use an Intel CPU \
+        return Err(
+            "this CPU has AMD SVM, which this version does not drive yet: use an Intel CPU \
                     with VMX"
-            .to_string());
+                .to_string(),
+        );
     }
     with_backend::<VmxVcpu>(&machine)
 }
@@ -156,7 +158,10 @@ fn build_address_space(image: &arch::boot::Image, boot: &BootInfo, first: &Range
     let mut map: Vec<(Range<u64>, Access)> = Vec::new();
     // Conventional memory: the trampoline is written, then executed; nothing else lives there.
     map.push((0x1000..0xA_0000, Access::WRITE));
-    map.push((arch::boot::TRAMPOLINE..arch::boot::TRAMPOLINE + 0x1000, Access::WRITE | Access::EXECUTE));
+    map.push((
+        arch::boot::TRAMPOLINE..arch::boot::TRAMPOLINE + 0x1000,
+        Access::WRITE | Access::EXECUTE,
+    ));
     for range in &boot.ram {
         let start = range.start.max(0x10_0000).next_multiple_of(4096);
         let end = range.end & !4095;
@@ -323,4 +328,3 @@ fn build_vms(config: Config) -> Result<Vec<Vm>, String> {
     }
     Ok(vms)
 }
-

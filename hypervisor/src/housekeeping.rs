@@ -46,11 +46,8 @@ pub fn run(machine: &Machine) -> bool {
     tables::set_vector_handler(SERIAL_VECTOR, serial::acknowledge);
     crate::device::pit::init(&machine.platform);
     let (gsi, trigger) = ioapic::isa_gsi(COM1_IRQ, &machine.platform.overrides);
-    let route = ioapic::PinRoute {
-        vector: SERIAL_VECTOR,
-        target: cores::core(CORE).apic_id(),
-        trigger,
-    };
+    let route =
+        ioapic::PinRoute { vector: SERIAL_VECTOR, target: cores::core(CORE).apic_id(), trigger };
     if let Err(e) = ioapic::route(gsi, route) {
         log::warn!("COM1's interrupt cannot be routed ({e:?}): input is polled");
     }

@@ -28,11 +28,8 @@ impl GuestRam {
         let mut pieces = Vec::new();
         let mut done = 0;
         while done < size {
-            let gpa = if done < LOW_RAM_END {
-                done
-            } else {
-                done - LOW_RAM_END + layout::HIGH_RAM_START
-            };
+            let gpa =
+                if done < LOW_RAM_END { done } else { done - LOW_RAM_END + layout::HIGH_RAM_START };
             let room = if done < LOW_RAM_END { LOW_RAM_END.min(size) } else { size } - done;
             let block = largest_block(room, gpa).ok_or(OutOfMemory)?;
             done += block.len();
@@ -63,8 +60,22 @@ impl GuestRam {
         self.pieces.iter().for_each(|(_, block)| block.fill(0));
     }
 
-    #[inline]
+    #[inline(always)]
     fn find(&self, gpa: u64, len: u64) -> Option<(&Block, u64)> {
+        // The first piece begins at 0 and holds nearly everything that is looked up here: kernel
+        // text and page tables.
+        if let Some((_, block)) = self.pieces.first()
+            && gpa >= HOLE_END
+            && gpa < block.len()
+            && len <= block.len() - gpa
+        {
+            return Some((block, gpa));
+        }
+        self.find_elsewhere(gpa, len)
+    }
+
+    #[inline(never)]
+    fn find_elsewhere(&self, gpa: u64, len: u64) -> Option<(&Block, u64)> {
         let end = gpa.checked_add(len)?;
         if gpa < HOLE_END && end > HOLE_START {
             return None;
@@ -178,7 +189,8 @@ mod tests {
         assert!(ram.write_bytes(0x9_FFF8, &[7; 8]));
         assert!(ram.read_bytes(0x9_FFF8, &mut bytes));
         assert_eq!(bytes, [7; 8]);
-        for gpa in [0x9_FFF9, 0xA_0000, 0xB_FFFF, (16 << 20) - 7, 16 << 20, u64::MAX - 3, u64::MAX] {
+        for gpa in [0x9_FFF9, 0xA_0000, 0xB_FFFF, (16 << 20) - 7, 16 << 20, u64::MAX - 3, u64::MAX]
+        {
             assert!(!ram.read_bytes(gpa, &mut bytes), "{gpa:#x}");
         }
         assert!(ram.read_bytes(0xC_0000, &mut bytes));

@@ -16,8 +16,8 @@ use crate::sync::Ordering;
 use crate::vm::{Ask, Lifecycle, VcpuShared, Vm};
 use arch::cpu::{rdtsc, rdtsc_low};
 use arch::stage2::Stage2;
-use arch_defs::apic::ApicMode;
 use arch::virt::{Backend, Event, EventExit, Exit, MsrAccess, StartState, Unusable, VcpuConfig};
+use arch_defs::apic::ApicMode;
 
 /// A vCPU as its own core sees it.
 pub struct Vcpu<B> {

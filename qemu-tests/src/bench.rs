@@ -24,6 +24,7 @@ const fn on(name: &'static str, kind: &'static str, guest: Guest, cpus: u32) -> 
             _ => Expect::Tests,
         },
         model: "corei7_skylake_x",
+        cpuid: "",
         cpus,
         shows: "",
         limit: 600,

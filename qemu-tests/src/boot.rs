@@ -79,6 +79,7 @@ pub fn carry_out(lab: &Lab<'_>, boot: &Boot, filter: &str) -> Result<Done> {
         cpus: boot.cpus,
         memory_mib: payload::memory_mib(boot),
         model: boot.model.into(),
+        cpuid: boot.cpuid.into(),
         ips: boot.ips,
         time0: bed::TIME0,
         time_limit: Duration::from_secs(boot.limit),

@@ -17,7 +17,11 @@ pub struct TableError {
 
 impl fmt::Display for TableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ACPI {} table: {} at offset {:#x} is invalid", self.table, self.field, self.offset)
+        write!(
+            f,
+            "ACPI {} table: {} at offset {:#x} is invalid",
+            self.table, self.field, self.offset
+        )
     }
 }
 

@@ -99,7 +99,11 @@ impl Image {
 ///
 /// # Errors
 /// What is wrong with the boot information.
-pub fn first_heap(magic: u32, address: u64, image: &Range<u64>) -> Result<Range<u64>, &'static str> {
+pub fn first_heap(
+    magic: u32,
+    address: u64,
+    image: &Range<u64>,
+) -> Result<Range<u64>, &'static str> {
     let info = load(magic, address)?;
     let map = info.memory_map_tag().ok_or("the boot loader gave no memory map (tag 6)")?;
     let mut best = 0..0;
@@ -179,24 +183,18 @@ pub fn parse(magic: u32, address: u64) -> Result<BootInfo, String> {
     let acpi = acpi_root(&info).ok_or(
         "the boot loader found no ACPI root pointer with a good checksum (tags 14 and 15)",
     )?;
-    Ok(BootInfo {
-        cmdline,
-        modules,
-        ram,
-        acpi,
-        info: address..info.end_address() as u64,
-    })
+    Ok(BootInfo { cmdline, modules, ram, acpi, info: address..info.end_address() as u64 })
 }
 
 fn acpi_root(info: &BootInformation<'_>) -> Option<RootTable> {
-    let v2 = info.rsdp_v2_tag().filter(|tag| tag.checksum_is_valid()).map(|tag| RootTable {
-        address: tag.xsdt_address() as u64,
-        revision: 2,
-    });
-    let v1 = info.rsdp_v1_tag().filter(|tag| tag.checksum_is_valid()).map(|tag| RootTable {
-        address: tag.rsdt_address() as u64,
-        revision: 0,
-    });
+    let v2 = info
+        .rsdp_v2_tag()
+        .filter(|tag| tag.checksum_is_valid())
+        .map(|tag| RootTable { address: tag.xsdt_address() as u64, revision: 2 });
+    let v1 = info
+        .rsdp_v1_tag()
+        .filter(|tag| tag.checksum_is_valid())
+        .map(|tag| RootTable { address: tag.rsdt_address() as u64, revision: 0 });
     v2.or(v1)
 }
 

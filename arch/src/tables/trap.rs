@@ -90,8 +90,7 @@ struct Handlers {
 
 /// Written at boot, before the other cores start; read by copy, so that no handler runs under
 /// the lock. The NMI handler has a word of its own: an NMI may hit a core that holds the lock.
-static HANDLERS: Mutex<Handlers> =
-    Mutex::new(Handlers { fatal: None, vectors: [None; 256] });
+static HANDLERS: Mutex<Handlers> = Mutex::new(Handlers { fatal: None, vectors: [None; 256] });
 static NMI: spin::Once<fn()> = spin::Once::new();
 
 /// Sets what an NMI in root mode does. First caller wins.

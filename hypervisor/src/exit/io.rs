@@ -87,12 +87,8 @@ fn string_io<B: Backend>(vcpu: &mut Vcpu<B>, access: IoAccess, string: StringIo)
         return;
     }
     let control = vcpu.backend.control_registers();
-    let paging = PagingState {
-        cr0: control.cr0,
-        cr3: control.cr3,
-        cr4: control.cr4,
-        efer: control.efer,
-    };
+    let paging =
+        PagingState { cr0: control.cr0, cr3: control.cr3, cr4: control.cr4, efer: control.efer };
     let gpa = translate(&vcpu.vm.ram, &paging, string.linear).ok();
     let size = usize::from(access.size);
     let mut bytes = [0; 4];
@@ -104,11 +100,8 @@ fn string_io<B: Backend>(vcpu: &mut Vcpu<B>, access: IoAccess, string: StringIo)
             vcpu.vm.ram.write_bytes(gpa, bytes.get(..size).unwrap_or_default())
         }
         Some(gpa) => {
-            let got = ReadPhys::read_bytes(
-                &vcpu.vm.ram,
-                gpa,
-                bytes.get_mut(..size).unwrap_or_default(),
-            );
+            let got =
+                ReadPhys::read_bytes(&vcpu.vm.ram, gpa, bytes.get_mut(..size).unwrap_or_default());
             if got {
                 write(vcpu, access.port, access.size, u32::from_le_bytes(bytes));
             }

@@ -51,12 +51,8 @@ pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, fault: SecondStageFault) {
     }
     let state = vcpu.backend.fetch_state();
     let control = state.control;
-    let paging = PagingState {
-        cr0: control.cr0,
-        cr3: control.cr3,
-        cr4: control.cr4,
-        efer: control.efer,
-    };
+    let paging =
+        PagingState { cr0: control.cr0, cr3: control.cr3, cr4: control.cr4, efer: control.efer };
     let size = match (state.long, state.default_32) {
         (true, _) => CodeSize::Bits64,
         (_, true) => CodeSize::Bits32,
@@ -141,7 +137,9 @@ fn emulate<B: Backend>(vcpu: &mut Vcpu<B>, fault: SecondStageFault, insn: &MmioI
             let value = load(vcpu, gpa, width);
             set_flags(vcpu, arch_defs::insn::Flags::of_bit(value, bit));
         }
-        MmioOp::StoreString { repeat, address } => return store_string(vcpu, gpa, width, repeat, address),
+        MmioOp::StoreString { repeat, address } => {
+            return store_string(vcpu, gpa, width, repeat, address);
+        }
         MmioOp::MoveString { .. } => {
             fault::memory(vcpu, fault, "MOVS on device memory is not emulated");
             return false;

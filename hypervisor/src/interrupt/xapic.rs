@@ -6,9 +6,7 @@ use crate::vcpu::Vcpu;
 use arch::apic::{ValidatedRegister, eoi, read_register, write_validated};
 use arch::virt::Backend;
 use arch_defs::apic::xapic::DFR_ONES;
-use arch_defs::apic::{
-    ApicId, LvtRegister, XapicRegister, decode_xapic_icr, msr, xapic_register,
-};
+use arch_defs::apic::{ApicId, LvtRegister, XapicRegister, decode_xapic_icr, msr, xapic_register};
 
 /// SVR bits that exist: vector, enable, focus.
 const SVR_BITS: u32 = 0x3FF;
@@ -84,4 +82,3 @@ fn write_same<B: Backend>(vcpu: &mut Vcpu<B>, number: u32, value: u32) {
         _ => {}
     }
 }
-

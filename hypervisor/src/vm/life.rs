@@ -29,11 +29,7 @@ pub fn start(vm: &'static Vm, modules: &[Module]) -> Result<(), String> {
     let entry = load(vm, modules)?;
     vm.devices.reset();
     vm.set_up(true);
-    console::line(format_args!(
-        "BEELINE vm-start vm={} vcpus={}",
-        vm.config.name,
-        vm.vcpus.len()
-    ));
+    console::line(format_args!("BEELINE vm-start vm={} vcpus={}", vm.config.name, vm.vcpus.len()));
     // The first vCPU goes last: it may send start-up IPIs at once.
     for vcpu in vm.vcpus.iter().rev() {
         vcpu.set_start((vcpu.id == 0).then_some(entry));
@@ -75,14 +71,9 @@ fn load(vm: &Vm, modules: &[Module]) -> Result<StartState, String> {
 
 fn start_state(entry: CpuEntry) -> StartState {
     match entry {
-        CpuEntry::Long64 { rip, rsi, rsp, cr3, gdt_base, gdt_limit } => StartState::Long64 {
-            rip,
-            rsp,
-            rsi,
-            cr3: cr3.0,
-            gdt_base: gdt_base.0,
-            gdt_limit,
-        },
+        CpuEntry::Long64 { rip, rsi, rsp, cr3, gdt_base, gdt_limit } => {
+            StartState::Long64 { rip, rsp, rsi, cr3: cr3.0, gdt_base: gdt_base.0, gdt_limit }
+        }
         CpuEntry::Protected32 { eip, eax, ebx } => StartState::Protected32 { eip, eax, ebx },
     }
 }
@@ -124,10 +115,7 @@ pub fn serve(vm: &'static Vm, modules: &[Module], tsc_hz: u64) -> bool {
     let now = arch::cpu::rdtsc();
     for vcpu in &vm.vcpus {
         let span = crate::stats::Span { from: vcpu.stats.origin(), to: vcpu.stats.snapshot(now) };
-        console::line(format_args!(
-            "BEELINE exits vm={} vcpu={} {span}",
-            vm.config.name, vcpu.id
-        ));
+        console::line(format_args!("BEELINE exits vm={} vcpu={} {span}", vm.config.name, vcpu.id));
     }
     console::line(format_args!("BEELINE vm-stop vm={} reason={}", vm.config.name, asked.word()));
     vm.set_up(false);

@@ -165,10 +165,8 @@ pub struct Vm {
 impl Vm {
     /// A VM that is off.
     pub fn new(index: usize, config: VmConfig, ram: GuestRam, stage2: Stage2) -> Self {
-        let vcpus = (0..)
-            .zip(&config.cpus)
-            .map(|(id, &core)| VcpuShared::new(id, core as usize))
-            .collect();
+        let vcpus =
+            (0..).zip(&config.cpus).map(|(id, &core)| VcpuShared::new(id, core as usize)).collect();
         Self {
             index,
             devices: Devices::new(&config.devices),

@@ -180,7 +180,8 @@ fn two_level(mem: &impl ReadPhys, state: &PagingState, linear: u64) -> Result<u6
 pub fn fetch(mem: &impl ReadPhys, state: &PagingState, linear: u64, buf: &mut [u8; 15]) -> usize {
     let left = (PAGE - linear % PAGE) as usize;
     if left >= buf.len() {
-        let readable = translate(mem, state, linear).is_ok_and(|gpa| mem.read_instruction(gpa, buf));
+        let readable =
+            translate(mem, state, linear).is_ok_and(|gpa| mem.read_instruction(gpa, buf));
         return if readable { buf.len() } else { 0 };
     }
     let (head, tail) = buf.split_at_mut(left.min(15));

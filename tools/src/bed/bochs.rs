@@ -5,7 +5,6 @@
 //! instruction and one count of the TSC, so with a fixed `time0` two runs are identical.
 
 use super::{Machine, Prepared, Serial, free_port};
-use crate::command;
 use anyhow::{Context, Result};
 use std::env;
 use std::ffi::OsString;
@@ -56,7 +55,7 @@ fn settings(machine: &Machine, serial: &Serial) -> Result<String> {
         Serial::File(file) => format!("mode=file, dev={}", file.display()),
         Serial::Socket(port) => format!("mode=socket-server, dev=127.0.0.1:{port}"),
     };
-    let Machine { iso, dir, cpus, memory_mib, model, ips, time0, time_limit: _ } = machine;
+    let Machine { iso, dir, cpus, memory_mib, model, cpuid, ips, time0, time_limit: _ } = machine;
     let mut s = String::new();
     // `unmapped` is the device behind port 0x8900.
     writeln!(
@@ -79,19 +78,15 @@ fn settings(machine: &Machine, serial: &Serial) -> Result<String> {
         s,
         "cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=1"
     )?;
+    if !cpuid.is_empty() {
+        writeln!(s, "cpuid: {cpuid}")?;
+    }
     writeln!(s, "clock: sync=none, time0={time0}")?;
     writeln!(s, "log: {}", dir.join("bochs.log").display())?;
     writeln!(s, "panic: action=fatal\nerror: action=report")?;
     writeln!(s, "info: action=ignore\ndebug: action=ignore")?;
     writeln!(s, "pci: enabled=1, chipset=i440fx")?;
     Ok(s)
-}
-
-/// Is Bochs there?
-#[must_use]
-#[allow(dead_code, reason = "asked by the runner before it offers the bed")]
-pub(super) fn present() -> bool {
-    command::exists(program())
 }
 
 #[cfg(test)]
@@ -107,6 +102,7 @@ mod tests {
             cpus: 3,
             memory_mib: 512,
             model: "corei3_cnl".into(),
+            cpuid: String::new(),
             ips: 200_000_000,
             time0: 1_700_000_007,
             time_limit: Duration::from_secs(1),

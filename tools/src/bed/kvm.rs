@@ -112,6 +112,7 @@ mod tests {
             cpus: 3,
             memory_mib: 512,
             model: String::new(),
+            cpuid: String::new(),
             ips: 0,
             time0: 0,
             time_limit: Duration::from_secs(1),

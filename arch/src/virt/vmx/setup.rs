@@ -6,7 +6,7 @@
 use super::entry::EntryFrame;
 use super::insn::{self, vmread, vmwrite};
 use super::{VmxVcpu, capability};
-use crate::virt::{GuestRegs, MsrAccess, StartState, Backend, Unusable, VcpuConfig};
+use crate::virt::{Backend, GuestRegs, MsrAccess, StartState, Unusable, VcpuConfig};
 use crate::{cpu, heap, tables};
 use arch_defs::vmx::Field;
 use arch_defs::vmx::field::{CS, DS, ES, FS, GS, LDTR, SS, SegmentFields, TR};
@@ -290,10 +290,7 @@ pub fn set_cr0(value: u64) {
     // With PG the CPU needs LMA and the IA-32e control to agree with LME; a trapped MOV to CR0
     // can change PG, and then the hypervisor does what the CPU would have done.
     let lma = real & cpu::CR0_PG != 0 && efer & cpu::EFER_LME != 0;
-    vmwrite(
-        Field::GuestEfer,
-        if lma { efer | cpu::EFER_LMA } else { efer & !cpu::EFER_LMA },
-    );
+    vmwrite(Field::GuestEfer, if lma { efer | cpu::EFER_LMA } else { efer & !cpu::EFER_LMA });
     set_ia32e(lma);
     vmwrite(Field::GuestCr0, real);
 }
