@@ -21,7 +21,7 @@ pub fn walk(text: core::ops::Range<u64>, each: impl FnMut(u64)) {
 /// As [`walk`], from the RBP of a trap frame.
 pub fn walk_from(mut rbp: u64, text: core::ops::Range<u64>, mut each: impl FnMut(u64)) {
     for _ in 0..DEPTH {
-        if rbp == 0 || rbp % 8 != 0 {
+        if rbp == 0 || !rbp.is_multiple_of(8) {
             return;
         }
         let frame = rbp as *const [u64; 2];

@@ -43,9 +43,7 @@ fn new_table() -> u64 {
     // Out of memory while mapping our own image ends the boot; the heap has just been filled.
     #[expect(clippy::expect_used, reason = "boot cannot go on without its page tables")]
     let frame = heap::frame().expect("memory for page tables");
-    let address = frame.address();
-    core::mem::forget(frame);
-    address
+    frame.address()
 }
 
 fn entry(table: u64, level: usize, virt: u64) -> *mut u64 {
@@ -88,7 +86,7 @@ impl Tables {
         while at < end {
             let level = (0..=self.largest)
                 .rev()
-                .find(|&level| at % SIZE[level] == 0 && end - at >= SIZE[level])
+                .find(|&level| at.is_multiple_of(SIZE[level]) && end - at >= SIZE[level])
                 .unwrap_or(0);
             let large = if level > 0 { LARGE } else { 0 };
             let value = at | PRESENT | large | (access.bits() ^ NO_EXECUTE);
@@ -114,7 +112,7 @@ fn split(old: u64, level: usize) -> u64 {
     let flags = old & !ADDRESS & !LARGE;
     let base = old & ADDRESS & !(SIZE[level] - 1);
     for index in 0..512 {
-        let value = base + index * SIZE[level - 1] | flags | large;
+        let value = (base + index * SIZE[level - 1]) | flags | large;
         // SAFETY: the table is a fresh frame of ours.
         unsafe { ((new + index * 8) as *mut u64).write_volatile(value) };
     }

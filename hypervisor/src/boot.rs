@@ -225,8 +225,6 @@ fn parking_space() -> Option<Stage2> {
     page.write_bytes(0, &vcpu::PARKING_CODE);
     let mut space = Stage2::new(0).ok()?;
     space.map(0..heap::FRAME, page.address()).ok()?;
-    // The page stays for good.
-    core::mem::forget(page);
     Some(space)
 }
 

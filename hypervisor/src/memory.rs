@@ -149,7 +149,7 @@ fn largest_block(room: u64, gpa: u64) -> Option<Block> {
     let mut size = LARGEST;
     while size >= SMALLEST {
         if size <= room
-            && gpa % size == 0
+            && gpa.is_multiple_of(size)
             && let Some(block) = heap::block(size)
         {
             return Some(block);

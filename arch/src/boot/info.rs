@@ -108,7 +108,7 @@ pub fn first_heap(
     let map = info.memory_map_tag().ok_or("the boot loader gave no memory map (tag 6)")?;
     let mut best = 0..0;
     for area in map.memory_areas() {
-        if MemoryAreaType::from(area.typ()) != MemoryAreaType::Available {
+        if area.typ() != MemoryAreaType::Available {
             continue;
         }
         let end = area.start_address().saturating_add(area.size()).min(4 << 30);
@@ -160,7 +160,7 @@ pub fn parse(magic: u32, address: u64) -> Result<BootInfo, String> {
     let mut ram: Vec<Range<u64>> = map
         .memory_areas()
         .iter()
-        .filter(|area| MemoryAreaType::from(area.typ()) == MemoryAreaType::Available)
+        .filter(|area| area.typ() == MemoryAreaType::Available)
         .map(|area| area.start_address()..area.start_address().saturating_add(area.size()))
         .collect();
     ram.sort_by_key(|range| range.start);

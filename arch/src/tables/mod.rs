@@ -178,7 +178,6 @@ pub fn install(index: u32) -> Result<(), Unusable> {
         cpu::wrmsr(cpu::MSR_FS_BASE, 0);
         cpu::wrmsr(cpu::MSR_GS_BASE, block.address());
     }
-    core::mem::forget(block);
     idt::load_host();
     Ok(())
 }

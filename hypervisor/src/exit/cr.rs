@@ -36,18 +36,19 @@ pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, access: CrAccess) {
 fn cr0_legal(value: u64, cr4: u64, efer: u64) -> bool {
     let has = |bit| value & bit != 0;
     let long = efer & arch::cpu::EFER_LME != 0;
-    value >> 32 == 0
-        && value & !CR0_KNOWN & 0xFFFF_FFFF == 0
-        && !(has(CR0_PG) && !has(CR0_PE))
-        && !(has(CR0_NW) && !has(CR0_CD))
-        && !(has(CR0_PG) && long && cr4 & CR4_PAE == 0)
+    let unknown = value & !CR0_KNOWN != 0;
+    let paging_unprotected = has(CR0_PG) && !has(CR0_PE);
+    let write_through_cached = has(CR0_NW) && !has(CR0_CD);
+    let long_without_pae = has(CR0_PG) && long && cr4 & CR4_PAE == 0;
+    !(unknown || paging_unprotected || write_through_cached || long_without_pae)
 }
 
 fn cr4_legal(value: u64, allowed: u64, efer: u64) -> bool {
     let long = efer & arch::cpu::EFER_LMA != 0;
-    value & !(allowed | CR4_MCE) == 0
-        && !(long && value & CR4_PAE == 0)
-        && !(!long && value & CR4_PCIDE != 0)
+    let unknown = value & !(allowed | CR4_MCE) != 0;
+    let long_without_pae = long && value & CR4_PAE == 0;
+    let pcid_outside_long = value & CR4_PCIDE != 0 && !long;
+    !(unknown || long_without_pae || pcid_outside_long)
 }
 
 /// XSETBV.
