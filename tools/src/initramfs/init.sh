@@ -8,11 +8,12 @@ read -r up _ < /proc/uptime
 echo "GUEST up uptime=$up"
 /bin/busybox --install -s /bin
 
-word() { # word NAME DEFAULT: the value of NAME=value on the kernel command line
+word() { # word NAME DEFAULT: the value of the last NAME=value on the kernel command line
+    value=$2
     for w in $(cat /proc/cmdline); do
-        case $w in "$1"=*) echo "${w#*=}"; return ;; esac
+        case $w in "$1"=*) value=${w#*=} ;; esac
     done
-    echo "$2"
+    echo "$value"
 }
 
 leave() {
