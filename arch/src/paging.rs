@@ -162,6 +162,16 @@ pub fn guard_page(page: u64) {
     }
 }
 
+/// Changes what a mapped range allows. Other cores may keep the old rights until they next drop
+/// their translations.
+pub fn set_access(range: Range<u64>, access: Access) {
+    if let Some(tables) = TABLES.lock().as_mut() {
+        tables.map(range, access);
+        // SAFETY: reloading CR3 only drops translations.
+        unsafe { cpu::set_cr3(tables.root) };
+    }
+}
+
 /// Maps device registers, uncached and not executable.
 pub fn map_mmio(range: Range<u64>) {
     if let Some(tables) = TABLES.lock().as_mut() {

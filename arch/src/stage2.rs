@@ -13,6 +13,7 @@ mod ept {
     pub const READ: u64 = 1 << 0;
     pub const WRITE: u64 = 1 << 1;
     pub const EXECUTE: u64 = 1 << 2;
+    pub const ACCESS: u64 = READ | WRITE | EXECUTE;
     pub const WRITE_BACK: u64 = 6 << 3;
     pub const LARGE: u64 = 1 << 7;
     pub const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
@@ -91,6 +92,42 @@ impl Stage2 {
         Ok(())
     }
 
+    /// Takes the page that holds `gpa` away until [`Stage2::unhide`]: a debug hook that cuts the
+    /// delivery of events short. False where nothing is mapped. The caller drops cached
+    /// translations.
+    pub fn hide(&self, gpa: u64) -> bool {
+        self.leaf(gpa).is_some_and(|(table, at, value)| {
+            let mapped = value & ept::ACCESS != 0;
+            table.write_u64(at, value & !ept::ACCESS);
+            mapped
+        })
+    }
+
+    /// Gives a hidden page back; false if it was not hidden.
+    pub fn unhide(&self, gpa: u64) -> bool {
+        self.leaf(gpa).is_some_and(|(table, at, value)| {
+            let hidden = value != 0 && value & ept::ACCESS == 0;
+            if hidden {
+                table.write_u64(at, value | ept::ACCESS);
+            }
+            hidden
+        })
+    }
+
+    /// The entry that maps `gpa`, also if it is hidden: its table, byte offset and value.
+    fn leaf(&self, gpa: u64) -> Option<(&Block, u64, u64)> {
+        let mut table = &self.root;
+        for level in (0..=3).rev() {
+            let at = offset(gpa, level);
+            let value = table.read_u64(at);
+            if level == 0 || value & ept::LARGE != 0 {
+                return Some((table, at, value));
+            }
+            table = self.tables.iter().find(|t| t.address() == value & ept::ADDRESS)?;
+        }
+        None
+    }
+
     fn table(&self, index: Option<usize>) -> &Block {
         index.and_then(|i| self.tables.get(i)).unwrap_or(&self.root)
     }
@@ -144,6 +181,19 @@ mod tests {
         assert_eq!(space.translate(0x1_2345_6789), Some(0xA345_6789));
         // Root, one PDPT, one PD, one PT: the 1 GiB page needs no table of its own.
         assert_eq!(space.table_bytes(), 4 * FRAME);
+    }
+
+    #[test]
+    fn a_hidden_page_comes_back_as_it_was() {
+        let mut space = Stage2::new(1).unwrap();
+        space.map(0..0x40_0000, 0x4000_0000).unwrap();
+        assert!(!space.unhide(0x20_1234));
+        assert!(space.hide(0x20_1234));
+        assert_eq!(space.translate(0x20_0000), None);
+        assert!(space.translate(0x1F_FFFF).is_some());
+        assert!(space.unhide(0x3F_FFFF));
+        assert_eq!(space.translate(0x20_0000), Some(0x4020_0000));
+        assert!(!space.hide(0x8000_0000));
     }
 
     #[test]

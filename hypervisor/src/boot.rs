@@ -7,7 +7,7 @@
 mod command_line;
 
 use crate::console;
-use crate::cores::{self, MAX_CORES};
+use crate::cores::{self, CoreShared, MAX_CORES};
 use crate::exit::cpuid::Vendor;
 use crate::memory::GuestRam;
 use crate::sync::Once;
@@ -133,6 +133,11 @@ fn with_backend<B: Backend>(machine: &Machine) -> Result<bool, String> {
     let parking = parking_space().ok_or("no memory for the parking page")?;
     SHARED.call_once(|| Shared { parking, rates: machine.rates });
     let cores = start_cores::<B>(machine)?;
+    // Nothing is writable and executable from here on.
+    arch::paging::set_access(
+        arch::boot::TRAMPOLINE..arch::boot::TRAMPOLINE + 0x1000,
+        arch::paging::Access::WRITE,
+    );
     console::line(format_args!(
         "BEELINE ready cpus={cores} backend={} build={} tsc_hz={}",
         B::NAME,
@@ -148,7 +153,7 @@ fn with_backend<B: Backend>(machine: &Machine) -> Result<bool, String> {
         modules: Some(&names),
     };
     config::check(&config, &facts).map_err(|e| format!("configuration: {e}"))?;
-    vm::publish(build_vms(config)?);
+    vm::publish(build_vms(config, B::largest_page())?);
     Ok(housekeeping::run(machine))
 }
 
@@ -244,19 +249,33 @@ fn start_cores<B: Backend>(machine: &Machine) -> Result<u32, String> {
         cores::core(count as usize).set_apic_id(id);
         arch::boot::start_core(count, id, machine.rates.tsc_hz, core_main::<B>)
             .map_err(|e| format!("core with APIC id {}: {e}", processor.apic_id))?;
-        let begin = cpu::rdtsc();
-        while !cores::core(count as usize).online() {
-            if cpu::rdtsc().wrapping_sub(begin) > machine.rates.tsc_hz {
-                return Err(format!(
-                    "core with APIC id {} started but cannot run guests; its reason stands above",
-                    processor.apic_id
-                ));
-            }
-            cpu::pause();
-        }
+        await_core(cores::core(count as usize), machine.rates.tsc_hz)
+            .map_err(|e| format!("core with APIC id {}: {e}", processor.apic_id))?;
         count += 1;
     }
     Ok(count)
+}
+
+/// Waits until a started core is ready, and checks that its TSC is in step with this core's: guests
+/// read it with offset 0 on any core (REQUIREMENTS C5).
+fn await_core(core: &CoreShared, tsc_hz: u64) -> Result<(), String> {
+    let begin = cpu::rdtsc();
+    while !core.online() {
+        if cpu::rdtsc().wrapping_sub(begin) > tsc_hz {
+            return Err("it started but cannot run guests; its reason stands above".to_string());
+        }
+        cpu::pause();
+    }
+    let before = cpu::rdtsc();
+    let there = core.ask_tsc();
+    let after = cpu::rdtsc();
+    if (before..=after).contains(&there) {
+        return Ok(());
+    }
+    Err(format!(
+        "its TSC reads {there} while the boot core's goes from {before} to {after}: guests need TSCs \
+         in step; reset the TSC_ADJUST registers (a power cycle or a firmware update)"
+    ))
 }
 
 /// The other cores' way, from the trampoline to their loops.
@@ -265,6 +284,7 @@ fn core_main<B: Backend>(index: u32) -> ! {
         Ok(parking) => {
             cores::this().set_online();
             while !vm::published() {
+                cores::this().answer_tsc();
                 cpu::pause();
             }
             vcpu::core_loop(parking, my_vcpu::<B>(index as usize))
@@ -310,8 +330,7 @@ fn read_config(modules: &[Module]) -> Result<Config, String> {
     config::unpack(module.data).map_err(|e| format!("module \"config\": {e}"))
 }
 
-fn build_vms(config: Config) -> Result<Vec<Vm>, String> {
-    let largest = 1;
+fn build_vms(config: Config, largest: usize) -> Result<Vec<Vm>, String> {
     let mut vms = Vec::new();
     for (index, config) in config.vms.into_iter().enumerate() {
         let no_memory = format!(

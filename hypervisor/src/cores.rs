@@ -16,6 +16,8 @@ pub struct CoreShared {
     pub kick: KickWord,
     apic_id: AtomicU32,
     online: AtomicBool,
+    /// The TSC handshake of boot: 0 idle, 1 asked, else the answer.
+    tsc: AtomicU64,
     /// Counters of the NMI protocol, written by this core.
     pub nmis: NmiCounters,
 }
@@ -36,6 +38,7 @@ impl CoreShared {
             kick: KickWord::new(),
             apic_id: AtomicU32::new(0),
             online: AtomicBool::new(false),
+            tsc: AtomicU64::new(0),
             nmis: NmiCounters {
                 exits: AtomicU64::new(0),
                 in_root: AtomicU64::new(0),
@@ -52,6 +55,26 @@ impl CoreShared {
     /// Records the id, once, at boot.
     pub fn set_apic_id(&self, id: PhysicalApicId) {
         self.apic_id.store(id.0, Ordering::Relaxed);
+    }
+
+    /// Asks this core for its TSC and waits for the answer (boot core; the other one must be
+    /// calling [`CoreShared::answer_tsc`]).
+    pub fn ask_tsc(&self) -> u64 {
+        self.tsc.store(1, Ordering::Release);
+        loop {
+            match self.tsc.load(Ordering::Acquire) {
+                1 => arch::cpu::pause(),
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Answers such a question.
+    pub fn answer_tsc(&self) {
+        if self.tsc.load(Ordering::Acquire) == 1 {
+            // A TSC below 2 is no TSC that has been running since reset.
+            self.tsc.store(arch::cpu::rdtsc().max(2), Ordering::Release);
+        }
     }
 
     /// True once the core is in root mode and listens to kicks.

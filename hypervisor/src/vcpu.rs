@@ -171,7 +171,9 @@ impl<B: Backend> Vcpu<B> {
             self.keep(event);
         }
         match info.exit {
-            EventExit::SecondStageFault(fault) => exit::mmio::handle(self, fault),
+            EventExit::SecondStageFault(fault) => {
+                exit::mmio::handle(self, fault, info.cut_short.is_some());
+            }
             EventExit::Nmi => self.nmi_exit(),
             EventExit::Quantum => self.quantum(),
             EventExit::NmiWindow => self.nmi_window(),

@@ -302,6 +302,9 @@ pub trait Backend: Sized + 'static {
     /// What this core lacks, and what to do about it.
     fn enable_core() -> Result<(), Unusable>;
 
+    /// Largest second-stage page: 1 for 2 MiB, 2 for 1 GiB.
+    fn largest_page() -> usize;
+
     /// A new vCPU over a second-stage address space; `tag` keeps its TLB entries apart (VPID or
     /// ASID, not 0).
     ///
@@ -311,6 +314,9 @@ pub trait Backend: Sized + 'static {
 
     /// Makes this vCPU current on this core.
     fn load(&mut self);
+
+    /// Drops cached translations of this vCPU's address space on this core.
+    fn flush_stage2(&mut self);
 
     /// Takes it off the core again, so that it may be loaded elsewhere.
     fn unload(&mut self);

@@ -12,8 +12,11 @@ const KVM_HC_KICK_CPU: u64 = 5;
 const PRESENCE: u64 = 0x4245_0000;
 const EXITS: u64 = 0x4245_0001;
 const ROOT_TICKS: u64 = 0x4245_0002;
+const REDELIVERED: u64 = 0x4245_0003;
+const HIDE_PAGE: u64 = 0x4245_0014;
+const PANIC: u64 = 0x4245_0015;
 const DEBUG_FIRST: u64 = 0x4245_0010;
-const DEBUG_LAST: u64 = 0x4245_001F;
+const DEBUG_LAST: u64 = 0x4245_0013;
 
 /// KVM's error numbers, which guests know.
 const NO_SUCH_CALL: u64 = -1000_i64 as u64;
@@ -64,6 +67,14 @@ fn rare<B: Backend>(vcpu: &mut Vcpu<B>, number: u64) -> u64 {
             target.stats.exits((regs.rcx != u64::MAX).then_some(regs.rcx as usize))
         }),
         ROOT_TICKS => named(vcpu, regs.rbx).map_or(BAD_ARGUMENT, |t| t.stats.root_ticks()),
+        REDELIVERED => named(vcpu, regs.rbx)
+            .map_or(BAD_ARGUMENT, |t| t.stats.redelivered.load(crate::sync::Ordering::Relaxed)),
+        HIDE_PAGE if hooks(vcpu) => {
+            let hidden = vcpu.vm.stage2.hide(regs.rbx);
+            vcpu.backend.flush_stage2();
+            if hidden { 0 } else { BAD_ARGUMENT }
+        }
+        PANIC if hooks(vcpu) => simulated_bug(),
         DEBUG_FIRST..=DEBUG_LAST if hooks(vcpu) => {
             // The target of a storm stands in another register than the other calls'.
             let target = vcpu.vm.vcpus.get(regs.rdx as usize).map(|target| target.core);
@@ -72,4 +83,11 @@ fn rare<B: Backend>(vcpu: &mut Vcpu<B>, number: u64) -> u64 {
         }
         _ => NO_SUCH_CALL,
     }
+}
+
+/// A bug of ours, for the test of the panic report.
+#[expect(clippy::panic, reason = "that is what it is for")]
+#[inline(never)]
+fn simulated_bug() -> ! {
+    panic!("a debug hook asked for this panic")
 }

@@ -41,10 +41,20 @@ impl Region {
     }
 }
 
-/// A second-stage fault.
+/// A second-stage fault; `in_delivery` if it was the delivery of an event that faulted, not an
+/// instruction.
 #[inline(never)]
-pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, fault: SecondStageFault) {
+pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, fault: SecondStageFault, in_delivery: bool) {
     vcpu.shared.stats.count(ExitKind::Mmio);
+    if cfg!(debug_assertions) && vcpu.vm.config.debug_hooks && vcpu.vm.stage2.unhide(fault.gpa) {
+        // A debug hook had taken the page away; the access, or the delivery, is made again.
+        vcpu.backend.flush_stage2();
+        return;
+    }
+    if in_delivery {
+        fault::memory(vcpu, fault, "an event could not be delivered through it");
+        return;
+    }
     if fault.fetch || fault.page_walk {
         fault::memory(vcpu, fault, "nothing can be executed or walked there");
         return;

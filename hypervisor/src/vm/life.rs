@@ -8,6 +8,7 @@ use crate::console;
 use crate::cores;
 use crate::interrupt::kick::Requests;
 use crate::memory::Loader;
+use crate::sync::Ordering;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -116,6 +117,11 @@ pub fn serve(vm: &'static Vm, modules: &[Module], tsc_hz: u64) -> bool {
     for vcpu in &vm.vcpus {
         let span = crate::stats::Span { from: vcpu.stats.origin(), to: vcpu.stats.snapshot(now) };
         console::line(format_args!("BEELINE exits vm={} vcpu={} {span}", vm.config.name, vcpu.id));
+    }
+    let unclaimed = vm.unclaimed.swap(0, Ordering::Relaxed);
+    if unclaimed > 0 {
+        let name = &vm.config.name;
+        log::info!("vm {name}: {unclaimed} accesses to ports and memory that nobody answers");
     }
     console::line(format_args!("BEELINE vm-stop vm={} reason={}", vm.config.name, asked.word()));
     vm.set_up(false);

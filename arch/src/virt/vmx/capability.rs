@@ -100,6 +100,11 @@ pub fn direct_controls() -> Result<Controls, Unusable> {
     })
 }
 
+/// Largest EPT page: 2 for 1 GiB (bit 17), else 1 for 2 MiB.
+pub fn largest_page() -> usize {
+    if cpu::rdmsr(VMX_EPT_VPID_CAP) & 1 << 17 != 0 { 2 } else { 1 }
+}
+
 fn check_ept() -> Result<(), Unusable> {
     let cap = cpu::rdmsr(VMX_EPT_VPID_CAP);
     // Walk length 4, write-back structures, 2 MiB pages, INVEPT single-context.

@@ -90,8 +90,18 @@ pub fn vmwrite(field: Field, value: u64) {
     }
 }
 
-/// Invalidation type of INVVPID: one context.
+/// Invalidation type of INVEPT and INVVPID: one context.
 pub const SINGLE_CONTEXT: u64 = 1;
+
+/// Drops the cached translations of one EPT pointer.
+pub fn invept(eptp: u64) {
+    let descriptor = [eptp, 0_u64];
+    // SAFETY: dropping cached translations is always allowed.
+    unsafe {
+        asm!("invept {t}, [{d}]", t = in(reg) SINGLE_CONTEXT, d = in(reg) &descriptor,
+             options(nostack));
+    }
+}
 
 /// Drops the cached translations of one VPID.
 pub fn invvpid(vpid: u16) {

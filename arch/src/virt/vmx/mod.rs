@@ -69,6 +69,10 @@ impl Backend for VmxVcpu {
         capability::enable()
     }
 
+    fn largest_page() -> usize {
+        capability::largest_page()
+    }
+
     fn new(config: &VcpuConfig<'_>) -> Result<Self, Unusable> {
         setup::new(config)
     }
@@ -79,6 +83,10 @@ impl Backend for VmxVcpu {
         assert!(loaded.is_ok(), "VMPTRLD of our own VMCS");
         // Only now may the NMI handler write fields: before, they would hit another VMCS.
         area().vmcs_live.store(true, Ordering::Relaxed);
+    }
+
+    fn flush_stage2(&mut self) {
+        insn::invept(self.eptp);
     }
 
     fn unload(&mut self) {
