@@ -8,6 +8,7 @@ use crate::boot::Machine;
 use crate::console::{self, GuestOutput, LogRing, Pump};
 use crate::cores;
 use crate::debug_hooks;
+use crate::monitor::{Input, Monitor};
 use crate::sync::{AtomicBool, Ordering, fence};
 use crate::vm::{self, Vm, life};
 use arch::{apic, cpu, ioapic, serial, tables};
@@ -54,12 +55,13 @@ pub fn run(machine: &Machine) -> bool {
     serial::enable_interrupts();
     console::defer();
     let mut pump = Pump::new(machine.rates.tsc_hz);
+    let mut monitor = Monitor::default();
     let mut well = true;
     let mut running = vm::all().len();
     start_all(machine, &mut running, &mut well);
     loop {
         let mut busy = print(&mut pump);
-        busy |= receive();
+        busy |= receive(&mut monitor);
         busy |= debug_hooks::drive();
         for vm in vm::all() {
             well &= vm.asked() != vm::Ask::Refused || !vm.is_up();
@@ -110,11 +112,17 @@ fn print(pump: &mut Pump) -> bool {
     sent > 0
 }
 
-fn receive() -> bool {
+fn receive(monitor: &mut Monitor) -> bool {
     let Some(byte) = serial::get() else { return false };
-    // Console input goes to the first VM that runs and has a console.
-    if let Some(vm) = vm::all().iter().find(|vm| vm.is_up() && vm.config.console) {
-        vm.devices.receive(vm, byte);
+    match monitor.sort(byte) {
+        Input::Guest(byte) => {
+            let vm = vm::all().get(monitor.input).filter(|vm| vm.is_up() && vm.config.console);
+            if let Some(vm) = vm {
+                vm.devices.receive(vm, byte);
+            }
+        }
+        Input::Command(command) => monitor.command(command),
+        Input::Taken => {}
     }
     true
 }

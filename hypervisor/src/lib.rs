@@ -8,7 +8,7 @@
 //! | [`exit`] | VM exits, one file per kind |
 //! | [`interrupt`] | the one door for interrupts, IPIs, kicks, the virtual part of the LAPIC |
 //! | [`device`] | what a guest finds on its board |
-//! | [`housekeeping`], [`console`] | core 0: log, guests' consoles, lives of VMs |
+//! | [`housekeeping`], [`console`], [`monitor`] | core 0: log, guests' consoles, lives of VMs, questions |
 //! | [`memory`], [`cores`], [`stats`], [`sync`] | RAM; cores; counters; atomics and locks |
 //! | [`fatal`], [`audit`], [`debug_hooks`] | panics; checks before entry; kick storms |
 //!
@@ -39,6 +39,8 @@ pub mod housekeeping;
 pub mod interrupt;
 #[cfg(not(loom))]
 pub mod memory;
+#[cfg(not(loom))]
+pub mod monitor;
 #[cfg(not(loom))]
 pub mod rate_limit;
 #[cfg(not(loom))]

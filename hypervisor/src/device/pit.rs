@@ -10,6 +10,7 @@
 
 use super::board::message_targets;
 use super::ioapic::{Delivery, Entry, PinChanged};
+use crate::audit::{self, PinPurpose};
 use crate::cores;
 use crate::housekeeping;
 use crate::sync::Once;
@@ -70,6 +71,11 @@ pub fn pin_changed(vm: &Vm, changed: PinChanged) {
         Some((vector, target)) => {
             // Masked first: the entry's two halves are written apart.
             ioapic::mask(gsi).and_then(|()| {
+                if cfg!(debug_assertions) {
+                    let own = target == housekeeping::CORE;
+                    let purpose = if own { PinPurpose::Host } else { PinPurpose::Guest };
+                    audit::pin_route(target, purpose);
+                }
                 let target = cores::core(target).apic_id();
                 ioapic::route(gsi, PinRoute { vector, target, trigger })
             })

@@ -140,7 +140,7 @@ fn s8_hypervisor_leaves() -> Outcome {
 
 /// An unknown number, a number that looks signed, and registers that must come back.
 fn s8_unknown_hypercalls_answer_enosys() -> Outcome {
-    for number in [0x4245_FFFF, 0x7777, u64::MAX, 1 << 63, 0x4245_0003] {
+    for number in [0x4245_FFFF, 0x7777, u64::MAX, 1 << 63, 0x4245_0004] {
         let answer = hypercall::call(number, 1, 2, 3, 4);
         ensure_eq!(answer, hypercall::UNKNOWN, "answer to number {number:#x}");
     }
