@@ -420,6 +420,11 @@ pub trait Backend: Sized + 'static {
     /// Lets the x2APIC MSRs that policy passes (MSRs 0x800 to 0x8FF) through, or traps them all.
     fn set_x2apic_passthrough(&mut self, on: bool);
 
+    /// Loads the four PAE page-directory-pointer entries, as a MOV to a control register does under
+    /// PAE paging (SDM volume 3, section 4.4.1). A backend whose CPU reads them from memory does
+    /// nothing.
+    fn set_pdptes(&mut self, entries: [u64; 4]);
+
     /// Sets EFER; LMA is kept.
     fn set_efer(&mut self, value: u64);
 

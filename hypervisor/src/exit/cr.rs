@@ -3,6 +3,7 @@
 
 use crate::stats::ExitKind;
 use crate::vcpu::{Vcpu, cr4_allowed};
+use crate::vm::walk::ReadPhys;
 use arch::cpu::{CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_MCE, CR4_OSXSAVE};
 use arch::virt::{Backend, CrAccess, Event};
 
@@ -25,11 +26,40 @@ pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, access: CrAccess) {
         vcpu.backend.inject(Event::GENERAL_PROTECTION);
         return;
     }
+    let (cr0, cr4) = if access.register == 0 {
+        (access.value, now.cr4)
+    } else {
+        (now.cr0, access.value)
+    };
+    if cr0 & CR0_PG != 0 && cr4 & CR4_PAE != 0 && now.efer & arch::cpu::EFER_LME == 0 {
+        match pdptes(&vcpu.vm.ram, now.cr3) {
+            Some(entries) => vcpu.backend.set_pdptes(entries),
+            None => {
+                vcpu.backend.inject(Event::GENERAL_PROTECTION);
+                return;
+            }
+        }
+    }
     match access.register {
         0 => vcpu.backend.set_cr0(access.value),
         _ => vcpu.backend.set_cr4(access.value),
     }
     vcpu.backend.skip_instruction();
+}
+
+/// The PAE page-directory-pointer entries that the CPU would load now. `None`: one is not readable
+/// or has a reserved bit set, for which MOV raises #GP (SDM volume 3, section 4.4.1).
+fn pdptes(ram: &impl ReadPhys, cr3: u64) -> Option<[u64; 4]> {
+    const PRESENT: u64 = 1;
+    const RESERVED: u64 = 0xFFF0_0000_0000_01E6;
+    let mut entries = [0; 4];
+    for (gpa, entry) in (cr3 & 0xFFFF_FFE0..).step_by(8).zip(&mut entries) {
+        *entry = ram.read_u64(gpa)?;
+        if *entry & PRESENT != 0 && *entry & RESERVED != 0 {
+            return None;
+        }
+    }
+    Some(entries)
 }
 
 /// The combinations that raise #GP (SDM volume 3, section 2.5).
@@ -86,6 +116,18 @@ mod tests {
         assert!(!cr0_legal(0x8000_0001, 0, 0x100));
         assert!(!cr0_legal(1 << 40, 0, 0));
         assert!(!cr0_legal(1 << 6, 0, 0));
+    }
+
+    #[test]
+    fn r_s8_pae_entries_are_loaded_or_refused() {
+        let ram = crate::memory::GuestRam::new(16 << 20).unwrap();
+        for (index, entry) in [0x1001_u64, 0, 0x3001, 0x4001].into_iter().enumerate() {
+            assert!(ram.write_bytes(0x5020 + index as u64 * 8, &entry.to_le_bytes()));
+        }
+        assert_eq!(pdptes(&ram, 0x5020), Some([0x1001, 0, 0x3001, 0x4001]));
+        assert!(ram.write_bytes(0x5020, &0x1003_u64.to_le_bytes()));
+        assert_eq!(pdptes(&ram, 0x5020), None);
+        assert_eq!(pdptes(&ram, 0xFFFF_FFE0), None);
     }
 
     #[test]

@@ -317,15 +317,27 @@ impl Backend for VmxVcpu {
 
     fn set_cr0(&mut self, value: u64) {
         setup::set_cr0(value);
+        // The CPU drops translations when paging bits change; an emulated change must as well.
+        insn::invvpid(self.tag);
     }
 
     fn set_cr4(&mut self, value: u64) {
         setup::set_cr4(value, self.cr4_allowed);
+        insn::invvpid(self.tag);
+    }
+
+    fn set_pdptes(&mut self, entries: [u64; 4]) {
+        let fields =
+            [Field::GuestPdpte0, Field::GuestPdpte1, Field::GuestPdpte2, Field::GuestPdpte3];
+        for (field, entry) in fields.into_iter().zip(entries) {
+            vmwrite(field, entry);
+        }
     }
 
     fn set_efer(&mut self, value: u64) {
         let lma = vmread(Field::GuestEfer) & cpu::EFER_LMA;
         vmwrite(Field::GuestEfer, (value & !cpu::EFER_LMA) | lma);
+        insn::invvpid(self.tag);
     }
 
     fn set_x2apic_passthrough(&mut self, on: bool) {
