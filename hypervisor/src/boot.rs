@@ -56,7 +56,11 @@ pub fn vendor() -> Vendor {
 
 /// Ends the machine as the command line says.
 pub fn end_machine(success: bool) -> ! {
-    arch::machine::exit(EXIT_PORT.get().copied().unwrap_or_default(), success);
+    let port = EXIT_PORT.get().copied().unwrap_or_default();
+    // A machine that cannot boot must not do so for ever.
+    if success || port != ExitPort::Reboot {
+        arch::machine::exit(port, success);
+    }
     cpu::halt_forever()
 }
 
@@ -154,7 +158,7 @@ fn with_backend<B: Backend>(machine: &Machine) -> Result<bool, String> {
     };
     config::check(&config, &facts).map_err(|e| format!("configuration: {e}"))?;
     vm::publish(build_vms(config, B::largest_page())?);
-    Ok(housekeeping::run(machine))
+    housekeeping::run(machine)
 }
 
 /// W^X, guard pages, everything else of RAM writable and not executable.

@@ -11,6 +11,7 @@ use crate::debug_hooks;
 use crate::monitor::{Input, Monitor};
 use crate::sync::{AtomicBool, Ordering, fence};
 use crate::vm::{self, Vm, life};
+use alloc::string::{String, ToString};
 use arch::{apic, cpu, ioapic, serial, tables};
 
 /// Vectors of the housekeeping core.
@@ -39,7 +40,10 @@ pub fn wake() {
 }
 
 /// Runs until every VM has stopped; true if all of them ended well.
-pub fn run(machine: &Machine) -> bool {
+///
+/// # Errors
+/// If no VM could be started at all.
+pub fn run(machine: &Machine) -> Result<bool, String> {
     for vector in [WAKE_VECTOR, TIMER_VECTOR] {
         // Their arrival is all that matters: the loop looks at everything.
         tables::set_vector_handler(vector, || {});
@@ -49,6 +53,9 @@ pub fn run(machine: &Machine) -> bool {
     let (gsi, trigger) = ioapic::isa_gsi(COM1_IRQ, &machine.platform.overrides);
     let route =
         ioapic::PinRoute { vector: SERIAL_VECTOR, target: cores::core(CORE).apic_id(), trigger };
+    if cfg!(debug_assertions) {
+        crate::audit::pin_route(CORE, crate::audit::PinPurpose::Host);
+    }
     if let Err(e) = ioapic::route(gsi, route) {
         log::warn!("COM1's interrupt cannot be routed ({e:?}): input is polled");
     }
@@ -59,6 +66,9 @@ pub fn run(machine: &Machine) -> bool {
     let mut well = true;
     let mut running = vm::all().len();
     start_all(machine, &mut running, &mut well);
+    if running == 0 {
+        return Err("no VM could be started; the reasons stand above".to_string());
+    }
     loop {
         let mut busy = print(&mut pump);
         busy |= receive(&mut monitor);
@@ -71,7 +81,7 @@ pub fn run(machine: &Machine) -> bool {
         }
         if running == 0 && !busy && !pump.holding() && idle() {
             drain(&mut pump);
-            return well;
+            return Ok(well);
         }
         if !busy {
             sleep(machine, &pump);
@@ -116,8 +126,10 @@ fn receive(monitor: &mut Monitor) -> bool {
     let Some(byte) = serial::get() else { return false };
     match monitor.sort(byte) {
         Input::Guest(byte) => {
-            let vm = vm::all().get(monitor.input).filter(|vm| vm.is_up() && vm.config.console);
-            if let Some(vm) = vm {
+            let takes = |vm: &&Vm| vm.is_up() && vm.config.console;
+            let chosen = vm::all().get(monitor.input).filter(takes);
+            // A VM that is off leaves the console to the first one that is not.
+            if let Some(vm) = chosen.or_else(|| vm::all().iter().find(takes)) {
                 vm.devices.receive(vm, byte);
             }
         }

@@ -70,7 +70,7 @@ fn counters() {
     for vm in vm::all() {
         for vcpu in &vm.vcpus {
             let span = Span { from: vcpu.stats.origin(), to: vcpu.stats.snapshot(now) };
-            line(format_args!("BEELINE exits vm={} vcpu={} {span}", vm.config.name, vcpu.id));
+            line(format_args!("BEELINE stats vm={} vcpu={} {span}", vm.config.name, vcpu.id));
         }
     }
 }

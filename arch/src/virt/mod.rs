@@ -428,6 +428,9 @@ pub trait Backend: Sized + 'static {
     /// Sets EFER; LMA is kept.
     fn set_efer(&mut self, value: u64);
 
+    /// The last exit in the vendor's words: name, number, qualification spelt out.
+    fn describe_exit(&self, out: &mut dyn fmt::Write) -> fmt::Result;
+
     /// Everything worth knowing after a refusal.
     fn report(&mut self) -> Report;
 }
@@ -456,14 +459,6 @@ pub struct MsrAccess {
 /// A decoded picture of a vCPU for failure reports.
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
-    /// The exit in the vendor's words.
-    pub exit_name: &'static str,
-    /// The vendor's exit number.
-    pub exit_number: u64,
-    /// Exit qualification or EXITINFO1.
-    pub qualification: u64,
-    /// Guest-physical address or EXITINFO2.
-    pub gpa: u64,
     /// The vendor's entry-error number, 0 if none.
     pub entry_error: u64,
     /// What went wrong at entry, in words.

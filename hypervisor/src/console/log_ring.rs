@@ -146,11 +146,17 @@ pub fn flush_now() {
     }
 }
 
-/// A writer that goes straight to the serial port and takes no lock, for panics.
+/// A writer that goes straight to the serial port and waits for no lock, for panics. The memory
+/// that survives a reset gets the text too, unless the panicking core holds its lock.
 pub struct Direct;
 
 impl Write for Direct {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        if let Some(mut log) = LOG.try_lock()
+            && let Some(kept) = &mut log.kept
+        {
+            kept.write(text.as_bytes());
+        }
         text.bytes().for_each(arch::serial::put);
         Ok(())
     }

@@ -68,12 +68,10 @@ pub fn pin_changed(vm: &Vm, changed: PinChanged) {
     let Some(&(gsi, trigger)) = WIRE.get() else { return };
     let route = route(vm, changed.entry);
     let done = match route {
-        Some((vector, target)) => {
+        Some((vector, target, purpose)) => {
             // Masked first: the entry's two halves are written apart.
             ioapic::mask(gsi).and_then(|()| {
                 if cfg!(debug_assertions) {
-                    let own = target == housekeeping::CORE;
-                    let purpose = if own { PinPurpose::Host } else { PinPurpose::Guest };
                     audit::pin_route(target, purpose);
                 }
                 let target = cores::core(target).apic_id();
@@ -87,16 +85,16 @@ pub fn pin_changed(vm: &Vm, changed: PinChanged) {
     }
 }
 
-/// Vector and core for a redirection entry; `None`: masked, or a mode that stays inside.
-fn route(vm: &Vm, entry: Entry) -> Option<(u8, usize)> {
+/// Vector, core and purpose for a redirection entry; `None`: masked, or a mode that stays inside.
+fn route(vm: &Vm, entry: Entry) -> Option<(u8, usize, PinPurpose)> {
     let message = entry.message().filter(|_| !entry.is_masked())?;
     match message.delivery {
         Delivery::Fixed(vector) | Delivery::LowestPriority(vector) => {
             // A real pin has one target here; a guest that names several gets the first.
             let ApicId(id) = message_targets(vm, message).first()?;
-            Some((vector.get(), vm.vcpus.get(id as usize)?.core))
+            Some((vector.get(), vm.vcpus.get(id as usize)?.core, PinPurpose::Guest))
         }
-        Delivery::Nmi => Some((housekeeping::PIT_NMI_VECTOR, housekeeping::CORE)),
+        Delivery::Nmi => Some((housekeeping::PIT_NMI_VECTOR, housekeeping::CORE, PinPurpose::Host)),
     }
 }
 

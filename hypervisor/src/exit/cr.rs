@@ -26,11 +26,8 @@ pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, access: CrAccess) {
         vcpu.backend.inject(Event::GENERAL_PROTECTION);
         return;
     }
-    let (cr0, cr4) = if access.register == 0 {
-        (access.value, now.cr4)
-    } else {
-        (now.cr0, access.value)
-    };
+    let (cr0, cr4) =
+        if access.register == 0 { (access.value, now.cr4) } else { (now.cr0, access.value) };
     if cr0 & CR0_PG != 0 && cr4 & CR4_PAE != 0 && now.efer & arch::cpu::EFER_LME == 0 {
         match pdptes(&vcpu.vm.ram, now.cr3) {
             Some(entries) => vcpu.backend.set_pdptes(entries),

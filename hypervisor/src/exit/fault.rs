@@ -63,6 +63,16 @@ pub fn memory<B: Backend>(vcpu: &mut Vcpu<B>, fault: SecondStageFault, why: &str
     );
 }
 
+/// INS or OUTS whose memory is not there.
+#[cold]
+pub fn string_io<B: Backend>(vcpu: &mut Vcpu<B>, linear: u64) {
+    refuse(
+        vcpu,
+        format_args!("the guest made INS or OUTS with memory at {linear:#x} that is not RAM"),
+        "Beeline moves string I/O between ports and RAM only",
+    );
+}
+
 /// A machine check while the guest ran.
 #[cold]
 pub fn machine_check<B: Backend>(vcpu: &mut Vcpu<B>) {
@@ -94,11 +104,9 @@ fn render<B: Backend>(
 ) -> core::fmt::Result {
     let (vm, id) = (vcpu.vm.config.name.as_str(), vcpu.shared.id);
     writeln!(out, "vm {vm} vCPU {id} is stopped: {what}")?;
-    writeln!(
-        out,
-        "  exit: {} ({:#x}), qualification {:#x}, guest-physical {:#x}",
-        report.exit_name, report.exit_number, report.qualification, report.gpa
-    )?;
+    write!(out, "  exit: ")?;
+    vcpu.backend.describe_exit(out)?;
+    writeln!(out)?;
     let c = report.control;
     let code = vcpu.backend.code_segment();
     let mode = match (code.long, code.default_32, c.cr0 & arch::cpu::CR0_PE != 0) {

@@ -109,7 +109,7 @@ fn string_io<B: Backend>(vcpu: &mut Vcpu<B>, access: IoAccess, string: StringIo)
         }
     };
     if !done {
-        fault::unknown(vcpu);
+        fault::string_io(vcpu, string.linear);
         return;
     }
     let down = vcpu.backend.rflags() & RFLAGS_DF != 0;

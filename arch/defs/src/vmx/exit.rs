@@ -1,6 +1,7 @@
 //! Basic exit reasons and exit qualifications. SDM volume 3, appendix C and section 28.2.1.
 
 use bitfield_struct::bitfield;
+use core::fmt;
 
 /// Basic exit reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,14 +156,87 @@ pub struct EptQualification {
     __: u64,
 }
 
+/// An exit qualification in words, for reports: ` = ...`, or nothing where the number says it all.
+#[derive(Clone, Copy, Debug)]
+pub struct Words {
+    /// Basic exit reason.
+    pub reason: ExitReason,
+    /// Exit qualification.
+    pub qualification: u64,
+}
+
+impl fmt::Display for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let q = self.qualification;
+        match self.reason {
+            ExitReason::EPT_VIOLATION => {
+                let e = EptQualification::from(q);
+                let what = match (e.fetch(), e.write()) {
+                    (true, _) => "instruction fetch",
+                    (_, true) => "data write",
+                    _ => "data read",
+                };
+                let walk = e.linear_valid() && !e.final_translation();
+                write!(f, " = {what}{}", if walk { " while walking page tables" } else { "" })
+            }
+            ExitReason::IO => {
+                let io = IoQualification::from(q);
+                let way = if io.is_in() { "IN" } else { "OUT" };
+                let string = if io.string() { "string " } else { "" };
+                write!(
+                    f,
+                    " = {string}{way} of {} bytes at port {:#x}",
+                    io.size_minus_one() + 1,
+                    io.port()
+                )
+            }
+            ExitReason::CR_ACCESS => {
+                let cr = CrQualification::from(q);
+                let what = ["MOV to CR", "MOV from CR", "CLTS, CR", "LMSW, CR"];
+                write!(f, " = {}{}", what[usize::from(cr.access() & 3)], cr.register())
+            }
+            ExitReason::TASK_SWITCH => {
+                let source = ["CALL", "IRET", "JMP", "a task gate in the IDT"];
+                let by = source[(q >> 30 & 3) as usize];
+                write!(f, " = to selector {:#x} by {by}", q & 0xFFFF)
+            }
+            ExitReason::INVALID_GUEST_STATE => match q {
+                2 => write!(f, " = PAE page-directory pointers"),
+                3 => write!(f, " = NMI injection under blocking"),
+                4 => write!(f, " = VMCS link pointer"),
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::string::ToString;
 
     #[test]
     fn an_io_qualification_is_taken_apart() {
         let q = IoQualification::from(0x03F8_0008);
         assert_eq!((q.port(), q.is_in(), q.size_minus_one()), (0x3F8, true, 0));
+    }
+
+    #[test]
+    fn qualifications_have_words() {
+        let words = |reason, qualification| Words { reason, qualification }.to_string();
+        assert_eq!(words(ExitReason::EPT_VIOLATION, 0x182), " = data write");
+        assert_eq!(
+            words(ExitReason::EPT_VIOLATION, 0x81),
+            " = data read while walking page tables"
+        );
+        assert_eq!(words(ExitReason::IO, 0x03F8_0008), " = IN of 1 bytes at port 0x3f8");
+        assert_eq!(words(ExitReason::CR_ACCESS, 4), " = MOV to CR4");
+        assert_eq!(
+            words(ExitReason::TASK_SWITCH, 0xC000_0018),
+            " = to selector 0x18 by a task gate in the IDT"
+        );
+        assert_eq!(words(ExitReason::TRIPLE_FAULT, 0), "");
     }
 
     #[test]

@@ -7,8 +7,9 @@ use crate::virt::{
     Backend, CrAccess, Event, EventExit, Exit, ExitInfo, GuestRegs, IoAccess, Reg, Report,
     SecondStageFault, SoftwareEvent, StringIo,
 };
-use arch_defs::vmx::exit::{CrQualification, EptQualification, IoQualification};
+use arch_defs::vmx::exit::{CrQualification, EptQualification, IoQualification, Words};
 use arch_defs::vmx::{ExitReason, Field, VectoringInfo};
+use core::fmt;
 
 /// Bit 31 of the exit reason: the entry failed after its checks began.
 const ENTRY_FAILURE_BIT: u64 = 1 << 31;
@@ -168,19 +169,26 @@ fn control_register(regs: &mut GuestRegs) -> EventExit {
     }
 }
 
+/// The last exit in words.
+pub fn describe_exit(vcpu: &VmxVcpu, out: &mut dyn fmt::Write) -> fmt::Result {
+    if vcpu.frame.failed {
+        return write!(out, "VM entry refused");
+    }
+    let number = vmread(Field::ExitReason);
+    let reason = ExitReason(number as u16);
+    let qualification = vmread(Field::ExitQualification);
+    write!(out, "{} ({number:#x}), qualification {qualification:#x}", reason.name())?;
+    write!(out, "{}", Words { reason, qualification })?;
+    if reason == ExitReason::EPT_VIOLATION || reason == ExitReason::EPT_MISCONFIGURATION {
+        write!(out, ", guest-physical {:#x}", vmread(Field::GuestPhysicalAddress))?;
+    }
+    Ok(())
+}
+
 /// The decoded picture of a vCPU.
 pub fn report(vcpu: &VmxVcpu) -> Report {
-    let reason = vmread(Field::ExitReason);
     let entry_error = if vcpu.frame.failed { vmread(Field::InstructionError) } else { 0 };
     Report {
-        exit_name: if vcpu.frame.failed {
-            "VM entry refused"
-        } else {
-            ExitReason(reason as u16).name()
-        },
-        exit_number: reason,
-        qualification: vmread(Field::ExitQualification),
-        gpa: vmread(Field::GuestPhysicalAddress),
         entry_error,
         entry_error_name: entry_error_name(entry_error),
         rsp: vmread(Field::GuestRsp),

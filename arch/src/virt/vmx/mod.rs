@@ -20,6 +20,7 @@ use crate::virt::{
 };
 use arch_defs::vmx::control::{Pin, Proc};
 use arch_defs::vmx::{Field, VectoringInfo};
+use core::fmt;
 use core::sync::atomic::Ordering;
 use entry::EntryFrame;
 use insn::{vmread, vmwrite};
@@ -342,6 +343,10 @@ impl Backend for VmxVcpu {
 
     fn set_x2apic_passthrough(&mut self, on: bool) {
         setup::fill_x2apic_part(&self.msr_bitmap, if on { self.msr_access } else { setup::NO_MSR });
+    }
+
+    fn describe_exit(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        decode::describe_exit(self, out)
     }
 
     fn report(&mut self) -> Report {
