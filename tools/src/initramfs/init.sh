@@ -41,6 +41,8 @@ resolution=$(awk '/\.resolution:/ { print $2 }' /proc/timer_list | sort -u | tr 
 read -r source < clocksource/clocksource0/current_clocksource
 idle=none
 [ -r cpu/cpuidle/current_driver ] && read -r idle < cpu/cpuidle/current_driver
+# Without a driver it is the kernel's own routine that matters.
+case $(dmesg | grep -c 'using mwait in idle') in 0) idle=$idle/hlt ;; *) idle=$idle/mwait ;; esac
 read -r online < cpu/online
 read -r release < /proc/sys/kernel/osrelease
 echo "GUEST facts kernel=$release clocksource=$source clockevent=${events#,} mode=${modes%,} resolution=${resolution%,} idle=$idle online=$online"

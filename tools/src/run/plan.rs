@@ -212,8 +212,17 @@ fn default_cmdline(options: &Options, bed: Bed) -> String {
         // The same layout in every boot; the crypto self-tests alone take 18 s on Bochs.
         "nokaslr".into(),
         "cryptomgr.notests".into(),
-        // Under KVM's REALTIME hint Linux would load the haltpoll idle driver, on the bare machine not.
-        "cpuidle.off=1".into(),
+        // HLT on both sides. Left alone, Linux takes MWAIT on the bare machine, and in the guest,
+        // under KVM's REALTIME hint, the haltpoll driver.
+        "idle=halt".into(),
+        // What Linux switches on or off by itself because it sees, or does not see, a hypervisor or
+        // what Bochs' firmware left: the same instructions must run on both sides. XSAVE is off on
+        // bare Bochs (its size check fails), and so are fast strings (IA32_MISC_ENABLE).
+        "noxsave".into(),
+        "clearcpuid=erms,rep_good".into(),
+        "spectre_bhi=off".into(),
+        "indirect_target_selection=off".into(),
+        format!("mem={}", options.memory),
         "clocksource=tsc".into(),
         "tsc=reliable".into(),
         // A bare machine has one CPU more, which stays parked.
