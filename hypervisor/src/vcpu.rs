@@ -5,17 +5,21 @@
 //! for the guest (REQUIREMENTS A4). No lock is taken on the way but by the exits that touch a
 //! device.
 
+mod parking;
+mod pending;
+
+pub use parking::{PARKING_CODE, core_loop, parking};
+pub use pending::nmi_in_root;
+
 use crate::cores::{self, CoreShared};
 use crate::exit;
 use crate::exit::cpuid::{CpuidInputs, CpuidTable, Vendor};
 use crate::exit::msr_policy::{self, MsrState};
 use crate::interrupt::apic_state::ApicState;
-use crate::interrupt::kick::{NmiOrigin, Requests};
+use crate::interrupt::kick::Requests;
 use crate::stats::ExitKind;
-use crate::sync::Ordering;
 use crate::vm::{Ask, Lifecycle, VcpuShared, Vm};
-use arch::cpu::{rdtsc, rdtsc_low};
-use arch::stage2::Stage2;
+use arch::cpu::rdtsc_low;
 use arch::virt::{Backend, Event, EventExit, Exit, MsrAccess, StartState, Unusable, VcpuConfig};
 use arch_defs::apic::ApicMode;
 
@@ -216,84 +220,6 @@ impl<B: Backend> Vcpu<B> {
         self.backend.inject(fault);
     }
 
-    /// An NMI ended the guest's turn: a kick of ours, or the guest's own.
-    fn nmi_exit(&mut self) {
-        self.shared.stats.count(ExitKind::Nmi);
-        self.core.nmis.exits.fetch_add(1, Ordering::Relaxed);
-        if cfg!(debug_assertions) {
-            crate::debug_hooks::nmi_exit(self.shared.core);
-        }
-        match self.core.kick.on_nmi() {
-            NmiOrigin::Real => {
-                self.core.nmis.real.fetch_add(1, Ordering::Relaxed);
-                self.nmi_pending = true;
-            }
-            // One latch holds a kick and a real NMI that came together: ask the machine too.
-            NmiOrigin::Kick => self.nmi_pending |= arch::machine::nmi_source_pending(),
-        }
-        self.attention |= self.nmi_pending;
-    }
-
-    fn nmi_window(&mut self) {
-        self.shared.stats.count(ExitKind::NmiWindow);
-        self.backend.set_nmi_window(false);
-        self.attention = true;
-    }
-
-    fn interrupt_window(&mut self) {
-        self.shared.stats.count(ExitKind::InterruptWindow);
-        self.backend.set_interrupt_window(false);
-        self.attention = true;
-    }
-
-    /// Keeps a delivery that an exit cut short.
-    #[cold]
-    fn keep(&mut self, event: Event) {
-        match event {
-            Event::Nmi => self.nmi_pending = true,
-            // Two deliveries cannot be cut short at once: the second one needs an entry between.
-            _ => self.deferred = Some(event),
-        }
-        self.attention = true;
-    }
-
-    /// Puts what waits into the guest, if the guest can take it now.
-    #[cold]
-    fn attend(&mut self) {
-        // What has to wait is looked at again when its window opens.
-        self.attention = false;
-        if let Some(event) = self.deferred.take() {
-            match (self.backend.injecting(), event) {
-                (None, Event::External { .. }) if !self.backend.interrupt_open() => {
-                    self.deferred = Some(event);
-                    self.backend.set_interrupt_window(true);
-                }
-                (None, _) => {
-                    if matches!(event, Event::External { .. }) {
-                        self.shared.stats.redelivered.fetch_add(1, Ordering::Relaxed);
-                    }
-                    self.backend.inject(event);
-                }
-                // An exception of this exit goes first. An interrupt must not be dropped (its ISR
-                // bit is set); an exception or INT n comes again by itself, since its instruction
-                // has not completed.
-                (Some(_), Event::External { .. }) => {
-                    self.deferred = Some(event);
-                    self.backend.set_interrupt_window(true);
-                }
-                (Some(_), _) => {}
-            }
-        }
-        if self.nmi_pending {
-            if self.backend.injecting().is_none() && self.backend.nmi_open() {
-                self.nmi_pending = false;
-                self.backend.inject(Event::Nmi);
-            } else {
-                self.backend.set_nmi_window(true);
-            }
-        }
-    }
-
     /// Serves requests from other cores.
     #[cold]
     fn serve_requests(&mut self) {
@@ -361,112 +287,4 @@ impl<B: Backend> Vcpu<B> {
         self.park(Lifecycle::Off);
         self.vm.ask(why);
     }
-}
-
-/// The life of a guest core: parked in guest mode until its vCPU is to run (REQUIREMENTS H4).
-/// `vcpu` is `None` on a core that no VM uses.
-pub fn core_loop<B: Backend>(mut parking: B, mut vcpu: Option<Vcpu<B>>) -> ! {
-    let core = cores::this();
-    loop {
-        if let Some(vcpu) = vcpu.as_mut().filter(|v| v.shared.lifecycle() == Lifecycle::Running) {
-            vcpu.backend.load();
-            vcpu.backend.clear_immediate_exit();
-            vcpu.run();
-            vcpu.backend.unload();
-            continue;
-        }
-        park_until_request(core, &mut parking);
-        let requests = core.kick.take();
-        let Some(vcpu) = vcpu.as_mut() else { continue };
-        if requests.contains(Requests::PING) {
-            crate::debug_hooks::acknowledge(vcpu.shared.core, 0);
-        }
-        let state = wake_up(vcpu.shared, requests);
-        if let Some(state) = state {
-            vcpu.backend.load();
-            vcpu.begin(state);
-            vcpu.backend.unload();
-        }
-    }
-}
-
-/// What requests mean to a vCPU that does not run; a state if it is to run now.
-fn wake_up(shared: &VcpuShared, requests: Requests) -> Option<StartState> {
-    if requests.contains(Requests::STOP) {
-        shared.set_lifecycle(Lifecycle::Off);
-    }
-    if requests.contains(Requests::START) {
-        shared.stats.start(rdtsc());
-        let state = shared.take_start();
-        shared.set_lifecycle(Lifecycle::WaitForSipi);
-        if state.is_some() {
-            return state;
-        }
-    }
-    let waiting = shared.lifecycle() == Lifecycle::WaitForSipi;
-    if requests.contains(Requests::SIPI) && waiting {
-        // SDM volume 3, section 9.4.4: CS = vector << 8, IP = 0.
-        return Some(StartState::RealMode { cs: u16::from(shared.sipi_page()) << 8, ip: 0 });
-    }
-    None
-}
-
-/// Waits in guest mode, where an NMI always reaches the core, for a request.
-fn park_until_request<B: Backend>(core: &CoreShared, parking: &mut B) {
-    parking.load();
-    loop {
-        // Before the look at the requests, as in the run loop.
-        parking.clear_immediate_exit();
-        if core.kick.pending() {
-            break;
-        }
-        if parking.run() == Exit::Event && parking.event().exit == EventExit::Nmi {
-            core.nmis.exits.fetch_add(1, Ordering::Relaxed);
-            // A real NMI with no guest to take it is dropped: nobody waits for it.
-            let _ = core.kick.on_nmi();
-        }
-    }
-    parking.unload();
-}
-
-/// The code that a parked core runs: `cli; hlt; jmp` back.
-pub const PARKING_CODE: [u8; 4] = [0xFA, 0xF4, 0xEB, 0xFC];
-
-/// A backend vCPU that runs the parking code in an address space of one page.
-///
-/// # Errors
-/// What the backend lacks.
-pub fn parking<B: Backend>(space: &Stage2) -> Result<B, Unusable> {
-    let mut parking = B::new(&VcpuConfig {
-        stage2: space,
-        msr_access: |_| MsrAccess::default(),
-        tag: 1,
-        cr4_allowed: 0,
-    })?;
-    parking.load();
-    parking.reset(StartState::RealMode { cs: 0, ip: 0 });
-    parking.unload();
-    Ok(parking)
-}
-
-/// The host's NMI handler (REQUIREMENTS D2): an NMI that arrives in root mode must end the next
-/// entry at once, or its request would wait for the guest's next exit.
-pub fn nmi_in_root<B: Backend>() {
-    let core = cores::this();
-    core.nmis.in_root.fetch_add(1, Ordering::Relaxed);
-    match core.kick.on_nmi() {
-        NmiOrigin::Kick => {
-            if arch::machine::nmi_source_pending() {
-                core.kick.leave(Requests::NMI);
-            }
-        }
-        NmiOrigin::Real => {
-            core.nmis.real.fetch_add(1, Ordering::Relaxed);
-            core.kick.leave(Requests::NMI);
-        }
-    }
-    if cfg!(debug_assertions) {
-        crate::debug_hooks::nmi_in_root(arch::cpu::core_index());
-    }
-    B::request_immediate_exit();
 }
