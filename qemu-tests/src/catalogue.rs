@@ -12,6 +12,8 @@ pub enum Guest {
         /// Debug hypercalls are allowed.
         hooks: bool,
     },
+    /// The test guest with one vCPU and three boot modules.
+    WithModules,
     /// Two VMs with one vCPU each: this boot's kind, and beside it one that runs `up` tests.
     TwoVms,
     /// The test guest on the bare machine: shows that the tests are right about the hardware.
@@ -165,6 +167,7 @@ pub const BOOTS: &[Boot] = &[
     vm("hostile-smp", 2),
     vm("hostile-string", 1),
     vm("window", 1),
+    Boot { guest: Guest::WithModules, ..vm("modules", 1) },
     bare("bare-up", "up", 1),
     bare("bare-smp", "smp", 4),
     bare("bare-xapic", "xapic", 2),

@@ -3,7 +3,7 @@
 
 use crate::catalogue::{Boot, Fault, Guest};
 use anyhow::{Context, Result};
-use guest_loader::config::{Config, Delivery, VmConfig, pack};
+use guest_loader::config::{Config, Delivery, ModuleConfig, VmConfig, pack};
 use std::path::PathBuf;
 use tools::bed::Bed;
 use tools::config::MODULE;
@@ -43,6 +43,17 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
         Guest::Vm { vcpus, hooks } => {
             let mut vm = test_vm("vm", 1..=vcpus, words(boot, boot.kind, filter, vcpus));
             vm.debug_hooks = hooks;
+            vms.push(vm);
+        }
+        Guest::WithModules => {
+            let mut vm = test_vm("vm", 1..=1, words(boot, boot.kind, filter, 1));
+            // Characters that GRUB or a parser of ours might read something into.
+            vm.cmdline += " last=a'b,c";
+            for (module, content) in three_modules() {
+                modules
+                    .push(Module { name: module.name.clone(), content: Content::Bytes(content) });
+                vm.modules.push(module);
+            }
             vms.push(vm);
         }
         Guest::TwoVms => {
@@ -98,6 +109,19 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
         modules.insert(0, Module { name: MODULE.into(), content: Content::Bytes(packed) });
     }
     Ok(Entry::Beeline { image: files.image.clone(), cmdline: bed.exit_word().into(), modules })
+}
+
+/// What the in-guest tests of kind `modules` expect: three modules of these lengths in bytes, with
+/// words of their own and a content that shows where each byte belongs.
+fn three_modules() -> impl Iterator<Item = (ModuleConfig, Vec<u8>)> {
+    [1, 4096, 300_001].into_iter().enumerate().map(|(number, length)| {
+        let config = ModuleConfig {
+            name: format!("module{number}"),
+            cmdline: format!("number={number} words of=it"),
+        };
+        let content = (0..length).map(|i| (i * 7 + i / 256 * 13 + number) as u8).collect();
+        (config, content)
+    })
 }
 
 /// MiB of memory the machine of `boot` needs.

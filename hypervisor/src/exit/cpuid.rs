@@ -87,7 +87,7 @@ pub struct GuestNow {
 
 /// One answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(32))]
 pub struct CpuidRow {
     /// EAX, EBX, ECX, EDX.
     pub regs: [u32; 4],
@@ -102,6 +102,12 @@ pub struct CpuidRow {
 const ZERO: CpuidRow = CpuidRow { regs: [0; 4], patch: Patch::NONE, first: 0, last: 0 };
 
 impl CpuidRow {
+    /// True when the row is the whole answer. One comparison: the three bytes lie side by side.
+    #[inline(always)]
+    const fn is_plain(&self) -> bool {
+        u32::from_le_bytes([self.patch.0, self.first, self.last, 0]) == 0
+    }
+
     /// True when [`CpuidTable::patched`] has something to do.
     #[inline]
     pub const fn needs_patch(&self) -> bool {
@@ -184,6 +190,13 @@ impl CpuidTable {
             xcr0,
             sizes,
         }
+    }
+
+    /// The answer for a basic leaf without subleaves that depends on nothing: the shortest way.
+    #[inline(always)]
+    pub fn plain(&self, leaf: u32) -> Option<[u32; 4]> {
+        let row = self.basic.get(leaf as usize)?;
+        row.is_plain().then_some(row.regs)
     }
 
     /// The answer to CPUID with EAX = `leaf` and ECX = `subleaf`.

@@ -12,9 +12,13 @@ pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>) {
     vcpu.shared.stats.count(ExitKind::Cpuid);
     let regs = vcpu.backend.regs();
     let (leaf, subleaf) = (regs.rax as u32, regs.rcx as u32);
-    let row = vcpu.cpuid.lookup(leaf, subleaf);
-    let [eax, ebx, ecx, edx] =
-        if row.needs_patch() { patched(vcpu, row, subleaf) } else { row.regs };
+    let [eax, ebx, ecx, edx] = match vcpu.cpuid.plain(leaf) {
+        Some(regs) => regs,
+        None => {
+            let row = vcpu.cpuid.lookup(leaf, subleaf);
+            if row.needs_patch() { patched(vcpu, row, subleaf) } else { row.regs }
+        }
+    };
     let regs = vcpu.backend.regs();
     (regs.rax, regs.rbx, regs.rcx, regs.rdx) = (eax.into(), ebx.into(), ecx.into(), edx.into());
     vcpu.backend.skip_instruction();

@@ -13,7 +13,20 @@ struct BootInfo {
     line: [u8; 512],
     length: usize,
     ram_end: u64,
+    modules: [Module; MAX_MODULES],
+    module_count: usize,
     options: Options<'static>,
+}
+
+/// Boot modules that are remembered.
+const MAX_MODULES: usize = 4;
+
+/// A boot module: physical addresses, the last one of a C string.
+#[derive(Clone, Copy)]
+struct Module {
+    start: u64,
+    end: u64,
+    line: u64,
 }
 
 struct Once(UnsafeCell<BootInfo>);
@@ -24,6 +37,8 @@ static INFO: Once = Once(UnsafeCell::new(BootInfo {
     line: [0; 512],
     length: 0,
     ram_end: 0,
+    modules: [Module { start: 0, end: 0, line: 0 }; MAX_MODULES],
+    module_count: 0,
     options: Options {
         boot: "up",
         filter: "",
@@ -43,6 +58,28 @@ fn info() -> &'static BootInfo {
 /// The command line's words.
 pub fn options() -> &'static Options<'static> {
     &info().options
+}
+
+/// The command line itself.
+pub fn line() -> &'static str {
+    core::str::from_utf8(&info().line[..info().length]).unwrap_or("")
+}
+
+/// How many boot modules there are.
+pub fn module_count() -> usize {
+    info().module_count
+}
+
+/// Content and command line of a boot module. They must be looked at before anything uses their memory.
+pub fn module(index: usize) -> Option<(&'static [u8], &'static str)> {
+    let modules = &info().modules[..info().module_count.min(MAX_MODULES)];
+    let Module { start, end, line } = *modules.get(index)?;
+    // SAFETY: the loader's structures are in identity-mapped memory that we do not use.
+    unsafe {
+        let text = core::ffi::CStr::from_ptr(line as *const core::ffi::c_char);
+        let content = core::slice::from_raw_parts(start as *const u8, (end - start) as usize);
+        Some((content, text.to_str().unwrap_or("")))
+    }
 }
 
 /// End of the RAM below 4 GiB, in bytes.
@@ -70,6 +107,16 @@ unsafe fn copy_info(address: u64) {
             while info.length < info.line.len() && *text.add(info.length) != 0 {
                 info.line[info.length] = *text.add(info.length);
                 info.length += 1;
+            }
+        }
+        if flags & 1 << 3 != 0 {
+            info.module_count = word(20) as usize;
+            for (index, module) in info.modules.iter_mut().enumerate().take(info.module_count) {
+                let field = |at: usize| {
+                    let entry = u64::from(word(24)) as usize + 16 * index;
+                    u64::from(((entry + at) as *const u32).read_unaligned())
+                };
+                *module = Module { start: field(0), end: field(4), line: field(8) };
             }
         }
         if flags & 1 << 6 != 0 {

@@ -19,10 +19,13 @@ pub const EXCEPTION: u64 = 14;
 const PRESENCE: u64 = 0x4245_0000;
 const EXITS: u64 = 0x4245_0001;
 const ROOT_TICKS: u64 = 0x4245_0002;
+const REDELIVERED: u64 = 0x4245_0003;
 const KICK_STORM: u64 = 0x4245_0010;
 const STORM_STATUS: u64 = 0x4245_0011;
 const RAW_NMI: u64 = 0x4245_0012;
 const STORM_RESET: u64 = 0x4245_0013;
+const HIDE_PAGE: u64 = 0x4245_0014;
+const PANIC: u64 = 0x4245_0015;
 
 /// KVM's -KVM_ENOSYS.
 pub const UNKNOWN: u64 = (-1000i64) as u64;
@@ -86,6 +89,21 @@ pub fn exits(cpu: u64, kind: u64) -> u64 {
 /// TSC ticks that vCPU `cpu` has spent in root mode so far.
 pub fn root_ticks(cpu: u64) -> u64 {
     call(ROOT_TICKS, cpu, 0, 0, 0)
+}
+
+/// External interrupts of the calling vCPU that were injected because an exit had cut their delivery short.
+pub fn redelivered() -> u64 {
+    call(REDELIVERED, ALL, 0, 0, 0)
+}
+
+/// Takes the 2 MiB page that holds `address` out of the second stage until its next access; false if it is not RAM.
+pub fn hide_page(address: u64) -> bool {
+    call(HIDE_PAGE, address, 0, 0, 0) == 0
+}
+
+/// Makes the hypervisor panic.
+pub fn panic() {
+    call(PANIC, 0, 0, 0, 0);
 }
 
 /// Exits of the calling vCPU while `f` runs: all kinds, without those of counting. Without a hypervisor, 0.

@@ -107,6 +107,20 @@ pub fn load(index: usize) {
     }
 }
 
+/// Address of the IDT that all CPUs share.
+pub fn idt() -> u64 {
+    // SAFETY: takes an address only.
+    unsafe { addr_of!((*TABLES.0.get()).idt) as u64 }
+}
+
+/// Makes this CPU use the 256 gates at `base`.
+pub fn load_idt(base: u64) {
+    let pointer =
+        [256 * 16 - 1, base as u16, (base >> 16) as u16, (base >> 32) as u16, (base >> 48) as u16];
+    // SAFETY: the caller has put gates there.
+    unsafe { asm!("lidt [{}]", in(reg) pointer.as_ptr(), options(nostack)) };
+}
+
 /// Index of the CPU that asks.
 pub fn current() -> usize {
     let index: usize;
@@ -146,7 +160,12 @@ fn write_gate(vector: u8, handler: u64, fault_stack: bool) {
     }
 }
 
+/// Where `vector` enters by default: the counting dispatcher of `trap`.
+pub fn default_entry(vector: u8) -> u64 {
+    super::trap::stub(vector)
+}
+
 /// Gives `vector` back to the counting dispatcher of `trap`.
 pub fn reset_gate(vector: u8) {
-    set_gate(vector, super::trap::stub(vector));
+    set_gate(vector, default_entry(vector));
 }

@@ -7,13 +7,14 @@ use crate::runtime::cpu::{self, rdtsc};
 use crate::runtime::registry::{detail, tests};
 use crate::runtime::serial::{self, println};
 use crate::runtime::text::{Outcome, ensure, fail};
-use crate::runtime::{irq, lapic, smp, tables, time};
+use crate::runtime::{hypercall, irq, lapic, smp, tables, time};
 use core::arch::asm;
 
 tests! { "hostile-triple", Beeline: s6_triple_fault_ends_the_vm }
 tests! { "hostile-triple-ap", Beeline: s6_triple_fault_of_another_cpu_ends_the_vm }
 tests! { "hostile-fetch", Beeline: s8_code_fetched_from_a_hole_ends_the_vm }
 tests! { "hostile-sleep", Beeline: s8_all_cpus_asleep_for_ever }
+tests! { "panic", Hooks: s8_a_bug_of_the_hypervisor_is_reported }
 tests! { "reset", Beeline: s8_reset_by_port_cf9 }
 tests! { "window", Machine: m1_measured_window }
 
@@ -50,6 +51,13 @@ fn s8_code_fetched_from_a_hole_ends_the_vm() -> Outcome {
     // SAFETY: the end of this VM.
     unsafe { asm!("call {}", in(reg) 0xFEA0_0000u64, clobber_abi("sysv64")) };
     fail!("came back from a hole")
+}
+
+/// The hypervisor's own bug, simulated by a debug hook: its report ends the machine.
+fn s8_a_bug_of_the_hypervisor_is_reported() -> Outcome {
+    about_to("make the hypervisor panic");
+    hypercall::panic();
+    fail!("survived a panic")
 }
 
 /// Nothing can ever wake this VM: the hypervisor may notice or not, but its console stays alive.

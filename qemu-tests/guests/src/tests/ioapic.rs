@@ -12,6 +12,9 @@ const BASE: u64 = 0xFEC0_0000;
 const WINDOW: u64 = BASE + 0x10;
 const MASK: u32 = 1 << 16;
 
+/// Delivery mode of a redirection entry; Fixed is 0.
+const NMI: u32 = 4 << 8;
+
 /// Where a pin's edge goes.
 pub struct Route {
     pub vector: u8,
@@ -34,6 +37,24 @@ pub fn route(pin: u32, route: Route) {
     write(0x10 + 2 * pin, MASK);
     write(0x11 + 2 * pin, u32::from(route.destination) << 24);
     write(0x10 + 2 * pin, u32::from(route.vector) | if route.masked { MASK } else { 0 });
+}
+
+/// Programs a pin to send an NMI for each edge.
+pub fn route_nmi(pin: u32, destination: u8) {
+    write(0x10 + 2 * pin, MASK);
+    write(0x11 + 2 * pin, u32::from(destination) << 24);
+    write(0x10 + 2 * pin, NMI);
+}
+
+/// Unmasks a pin, or masks it, and leaves the rest of its entry alone.
+pub fn set_mask(pin: u32, masked: bool) {
+    let entry = read(0x10 + 2 * pin) & !MASK;
+    write(0x10 + 2 * pin, if masked { entry | MASK } else { entry });
+}
+
+/// A pin's entry: vector and mode in the low half, destination in the high one.
+pub fn entry(pin: u32) -> u64 {
+    u64::from(read(0x11 + 2 * pin)) << 32 | u64::from(read(0x10 + 2 * pin))
 }
 
 /// Masks a pin.

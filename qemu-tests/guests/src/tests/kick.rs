@@ -22,17 +22,18 @@ tests! { "kick", Hooks:
     d4_raw_nmis_survive_a_storm,
 }
 
-const TARGET: usize = 1;
+/// The CPU that is kicked.
+pub const TARGET: usize = 1;
 /// Ticks that a whole storm may take: ten times what the longest one takes.
-const PATIENCE: u64 = 6 * time::LONG;
+pub const PATIENCE: u64 = 6 * time::LONG;
 /// The storm's modes.
-const ANY_MOMENT: u64 = 0;
+pub const ANY_MOMENT: u64 = 0;
 const BEFORE_ENTRY: u64 = 1;
 const BURSTS: u64 = 2;
 const IN_EXIT: u64 = 3;
 
 /// The storm's figures.
-const RUNNING: u64 = 0;
+pub const RUNNING: u64 = 0;
 const POSTED: u64 = 1;
 const ACKNOWLEDGED: u64 = 2;
 const LONGEST: u64 = 3;
@@ -59,15 +60,19 @@ fn walk_phases(walk: &[u64]) -> Outcome {
 }
 
 /// What CPU 0 saw while the walk went on.
-struct Watch {
+pub struct Watch {
     /// NMIs that the target took.
-    taken: u64,
+    pub taken: u64,
     /// NMIs that CPU 0 sent it to end a sleep with IF = 0.
-    woken: u64,
+    pub woken: u64,
 }
 
 /// Starts the walk on the target, calls `round` about every 2,000 ticks until it says that all is over, stops the walk.
-fn watch(walk: &[u64], patience: u64, mut round: impl FnMut() -> Outcome<bool>) -> Outcome<Watch> {
+pub fn watch(
+    walk: &[u64],
+    patience: u64,
+    mut round: impl FnMut() -> Outcome<bool>,
+) -> Outcome<Watch> {
     smp::others()?;
     STOP.store(false, Ordering::SeqCst);
     phases::prepare();
@@ -120,7 +125,8 @@ fn watch(walk: &[u64], patience: u64, mut round: impl FnMut() -> Outcome<bool>) 
 
 const ALL_BUT_NMI: [u64; 7] =
     [HALTED, HALTED_IF_0, SPIN_IF_0, IN_HANDLER, SPIN_TPR, SPIN_OPEN, EXITS];
-const QUIET: [u64; 6] = [HALTED, SPIN_IF_0, IN_HANDLER, SPIN_TPR, SPIN_OPEN, EXITS];
+/// Phases in which the guest's own interrupts end every sleep.
+pub const QUIET: [u64; 6] = [HALTED, SPIN_IF_0, IN_HANDLER, SPIN_TPR, SPIN_OPEN, EXITS];
 
 fn d1_phases_work_without_kicks() -> Outcome {
     let start = LAPS.load(Ordering::SeqCst);
@@ -146,7 +152,8 @@ fn storm(walk: &[u64], count: u64, mode: u64) -> Outcome<Watch> {
     Ok(seen)
 }
 
-fn all_acknowledged() -> Outcome {
+/// Each kick that was posted must have been acknowledged.
+pub fn all_acknowledged() -> Outcome {
     let settled =
         time::wait(time::LONG, || hypercall::storm(POSTED) == hypercall::storm(ACKNOWLEDGED));
     ensure!(
