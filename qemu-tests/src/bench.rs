@@ -2,7 +2,7 @@
 //! machine, in one table. Figures are ticks of the TSC: instructions under Bochs.
 
 use crate::boot::{self, Lab};
-use crate::catalogue::{Boot, Expect, Guest};
+use crate::catalogue::{Boot, Expect, Extras, Guest};
 use crate::in_guest::Names;
 use crate::runner;
 use anyhow::Result;
@@ -27,13 +27,14 @@ const fn on(name: &'static str, kind: &'static str, guest: Guest, cpus: u32) -> 
         cpuid: "",
         cpus,
         shows: "",
+        cmdline: "",
         limit: 600,
         ips: bed::TESTS_IPS,
     }
 }
 
 const fn vm(vcpus: u32) -> Guest {
-    Guest::Vm { vcpus, hooks: false }
+    Guest::Vm { vcpus, extras: Extras::NONE }
 }
 
 /// Direct and bare boots of each kind. The machines have the same number of CPUs; on the bare one

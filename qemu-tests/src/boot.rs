@@ -56,8 +56,10 @@ pub struct Lab<'a> {
 #[must_use]
 pub fn results(boot: &Boot, names: &Names) -> Vec<String> {
     match boot.expect {
-        Expect::Tests | Expect::SomeTests => {
-            names.of(boot.kind).iter().map(|name| format!("{}::{name}", boot.name)).collect()
+        Expect::Tests | Expect::SomeTests | Expect::TestsAnd(_) => {
+            let inside = names.of(boot.kind).iter().map(|name| format!("{}::{name}", boot.name));
+            let check = matches!(boot.expect, Expect::TestsAnd(_)).then(|| boot.name.to_string());
+            inside.chain(check).collect()
         }
         _ => vec![boot.name.to_string()],
     }
@@ -84,13 +86,12 @@ pub fn carry_out(lab: &Lab<'_>, boot: &Boot, filter: &str) -> Result<Done> {
         time0: bed::TIME0,
         time_limit: Duration::from_secs(boot.limit),
     };
-    let mut seen = 0;
+    let (mut begun, mut seen) = (false, 0);
     let mut watch = |line: &str| {
-        if let Expect::RunsOn { last, count } = boot.expect {
-            seen += usize::from(line.starts_with(last));
-            if seen >= count {
-                return Then::Stop;
-            }
+        if let Expect::RunsOn { after, last, count } = boot.expect {
+            begun |= line.contains(after);
+            seen += usize::from(begun && line.starts_with(last));
+            return if seen >= count { Then::Stop } else { Then::GoOn };
         }
         match line.starts_with("BEELINE done") || line.starts_with("BEELINE fatal") {
             true => Then::ShouldEnd,
@@ -99,7 +100,12 @@ pub fn carry_out(lab: &Lab<'_>, boot: &Boot, filter: &str) -> Result<Done> {
     };
     let outcome = session::run(lab.bed, &machine, Console::Lines(&mut watch))?;
     fs::write(dir.join("console.log"), outcome.lines.join("\n") + "\n")?;
-    let mut verdicts = judge(boot, lab.names, &outcome.lines, outcome.end);
+    let mut said = outcome.lines.clone();
+    if let Expect::Panics(_) = boot.expect {
+        let names = symbolise::backtrace(&lab.files.image, &outcome.lines);
+        said.extend(names.iter().flat_map(|text| text.lines()).map(String::from));
+    }
+    let mut verdicts = judge(boot, lab.names, &said, outcome.end);
     verdicts.retain(|verdict| verdict.name.contains(filter) || verdict.name == boot.name);
     let failed = verdicts.iter().any(|verdict| verdict.failure.is_some());
     let evidence =
@@ -127,12 +133,14 @@ fn judge(boot: &Boot, names: &Names, lines: &[String], end: End) -> Vec<Verdict>
         vec![Verdict { name: boot.name.into(), failure, detail: String::new() }]
     };
     match boot.expect {
-        Expect::Tests | Expect::SomeTests => {
+        Expect::Tests | Expect::SomeTests | Expect::TestsAnd(_) => {
             let mut verdicts = of_tests(boot, names, lines);
             // A machine that ends badly after its last test has failed, too.
             let all_passed = verdicts.iter().all(|verdict| verdict.failure.is_none());
-            if let Some(why) = ended_well().filter(|_| all_passed) {
-                verdicts.extend(one(Some(why)));
+            let end = ended_well().filter(|_| all_passed);
+            match boot.expect {
+                Expect::TestsAnd(check) => verdicts.extend(one(end.or_else(|| check(lines).err()))),
+                _ => verdicts.extend(end.into_iter().flat_map(|why| one(Some(why)))),
             }
             verdicts
         }
@@ -142,7 +150,13 @@ fn judge(boot: &Boot, names: &Names, lines: &[String], end: End) -> Vec<Verdict>
             None if !matches!(end, End::Exited(_)) => Some(how(end, boot.limit)),
             None => missing(texts).or_else(|| failed_inside(lines)),
         }),
-        Expect::RunsOn { last, count } => one(match end {
+        Expect::Panics(texts) => one(match (fatal, end) {
+            (None, _) => Some("the hypervisor did not panic".into()),
+            (Some(_), End::Exited(false)) => missing(texts).or_else(|| failed_inside(lines)),
+            (Some(_), End::Exited(true)) => Some("it panicked, but reported success".into()),
+            (Some(_), end) => Some(how(end, boot.limit)),
+        }),
+        Expect::RunsOn { last, count, .. } => one(match end {
             End::Stopped => failed_inside(lines),
             end => Some(format!("{last:?} was not seen {count} times; {}", how(end, boot.limit))),
         }),
@@ -210,7 +224,7 @@ mod tests {
     }
 
     fn failures(name: &str, console: &str, end: End) -> Vec<(String, String)> {
-        let names = Names::parse("window:m1_a\nwindow:m1_b\nup:a1_x\n").unwrap();
+        let names = Names::parse("modules:m1_a\nmodules:m1_b\nup:a1_x\nwindow:m1_c\n").unwrap();
         let lines: Vec<String> = console.lines().map(String::from).collect();
         let verdicts = judge(&boot(name), &names, &lines, end);
         verdicts.into_iter().filter_map(|v| Some((v.name, v.failure?))).collect()
@@ -221,15 +235,36 @@ mod tests {
     #[test]
     fn a_test_that_never_reports_has_failed() {
         let good = "TEST m1_a ok\nTEST m1_b ok fine\nBEELINE done";
-        assert_eq!(failures("window", good, OK), []);
-        let f = failures("window", "TEST m1_a ok\nBEELINE done", OK);
-        assert_eq!(f, [("window::m1_b".into(), "it never reported".into())]);
-        let f = failures("window", good, End::Exited(false));
+        assert_eq!(failures("modules", good, OK), []);
+        let f = failures("modules", "TEST m1_a ok\nBEELINE done", OK);
+        assert_eq!(f, [("modules::m1_b".into(), "it never reported".into())]);
+        let f = failures("modules", good, End::Exited(false));
         assert_eq!(f.len(), 1, "{f:?}");
-        let f = failures("window", &format!("{good}\nBEELINE fatal x"), OK);
+        let f = failures("modules", &format!("{good}\nBEELINE fatal x"), OK);
         assert!(f[0].1.contains("fatal x"));
-        let f = failures("window", "TEST m1_a ok\n# m1_b skipped: no", OK);
+        let f = failures("modules", "TEST m1_a ok\n# m1_b skipped: no", OK);
         assert!(f[0].1.contains("skipped"));
+    }
+
+    #[test]
+    fn a_check_of_the_console_is_one_more_test() {
+        let window = "BEELINE window vm=vm vcpu=0 ticks=61505 root_ticks=1670 exits=cpuid:7";
+        assert_eq!(failures("window", &format!("TEST m1_c ok\n{window}"), OK), []);
+        let f = failures("window", "TEST m1_c ok", OK);
+        assert_eq!(f.len(), 1);
+        assert!(f[0].0 == "window" && f[0].1.contains("0 window lines"), "{f:?}");
+    }
+
+    #[test]
+    fn a_panic_must_be_reported_with_names() {
+        let report = "BEELINE panic core=1 x.rs: a debug hook asked for this panic\nbacktrace:\n#0 0x1\n\
+                      BEELINE fatal panic";
+        let names = "simulated_bug at hypervisor/src/exit/hypercall.rs:1\nhypercall::handle";
+        let good = format!("{report}\n{names}");
+        assert_eq!(failures("panic", &good, End::Exited(false)), []);
+        assert!(failures("panic", report, End::Exited(false))[0].1.contains("simulated_bug"));
+        assert!(failures("panic", &good, OK)[0].1.contains("success"));
+        assert!(failures("panic", names, End::Exited(false))[0].1.contains("did not panic"));
     }
 
     #[test]

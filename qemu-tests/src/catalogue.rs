@@ -1,16 +1,17 @@
 //! The boots: which machine, which guest, what must be seen on the console.
 
+use crate::check::{self, Check};
 use tools::bed;
 
 /// What runs in the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guest {
-    /// The test guest in a VM with this many vCPUs; `hooks` allows the debug hypercalls.
+    /// The test guest in a VM with this many vCPUs.
     Vm {
         /// How many.
         vcpus: u32,
-        /// Debug hypercalls are allowed.
-        hooks: bool,
+        /// What its configuration says beyond that.
+        extras: Extras,
     },
     /// The test guest with one vCPU and three boot modules.
     WithModules,
@@ -25,6 +26,22 @@ pub enum Guest {
     },
     /// A boot that must be refused, for this reason.
     Broken(Fault),
+}
+
+/// Words of a VM's configuration that most boots leave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extras {
+    /// Debug hypercalls are allowed.
+    pub hooks: bool,
+    /// It owns the machine's interval timer.
+    pub pit: bool,
+    /// It gets boot modules and a last word, which its test knows.
+    pub modules: bool,
+}
+
+impl Extras {
+    /// None of them.
+    pub const NONE: Self = Self { hooks: false, pit: false, modules: false };
 }
 
 /// What is wrong with a boot that must be refused.
@@ -51,6 +68,8 @@ pub enum Fault {
 pub enum Expect {
     /// Each test of this kind passes, and the machine ends well.
     Tests,
+    /// The same, and the whole console passes this check, which counts as one more test.
+    TestsAnd(Check),
     /// Each test of this kind that the guest runs passes; some are skipped.
     SomeTests,
     /// Each of these texts is somewhere on the console (case does not matter), and `BEELINE fatal`
@@ -60,8 +79,13 @@ pub enum Expect {
     Refused(&'static [&'static str]),
     /// The tests of this kind do not come back. These texts must be seen, and the machine ends.
     NoReturn(&'static [&'static str]),
-    /// The same, but the machine runs on: it is switched off after the last text, seen `count` times.
+    /// The hypervisor panics, says so and ends the machine. These texts must be seen, in its report or among the
+    /// names of its backtrace.
+    Panics(&'static [&'static str]),
+    /// As `NoReturn`, but the machine runs on: it is switched off after the last text, seen `count` times.
     RunsOn {
+        /// Lines count from the one with this text on; empty: from the first.
+        after: &'static str,
         /// Start of the line that is waited for.
         last: &'static str,
         /// How often.
@@ -88,6 +112,8 @@ pub struct Boot {
     pub cpus: u32,
     /// Requirements a boot without in-guest tests shows.
     pub shows: &'static str,
+    /// The hypervisor's command line; empty: only the word that ends this bed's machine.
+    pub cmdline: &'static str,
     /// Wall time in seconds.
     pub limit: u64,
     /// Instructions per emulated second.
@@ -100,20 +126,33 @@ const fn vm(name: &'static str, vcpus: u32) -> Boot {
     Boot {
         name,
         kind: name,
-        guest: Guest::Vm { vcpus, hooks: false },
+        guest: Guest::Vm { vcpus, extras: Extras::NONE },
         expect: Expect::Tests,
         model: MODEL,
         cpuid: "",
         cpus: vcpus + 1,
         shows: "",
+        cmdline: "",
         limit: 300,
         ips: bed::TESTS_IPS,
     }
 }
 
+/// With the debug hypercalls and, if `pit`, the machine's interval timer.
+const fn hooked(name: &'static str, vcpus: u32, pit: bool) -> Boot {
+    Boot { guest: Guest::Vm { vcpus, hooks: true, pit }, ..vm(name, vcpus) }
+}
+
 const fn bare(name: &'static str, kind: &'static str, cpus: u32) -> Boot {
     Boot { kind, guest: Guest::Bare, expect: Expect::SomeTests, cpus, ..vm(name, 1) }
 }
+
+/// A VM with extras.
+const fn with(extras: Extras, vcpus: u32, boot: Boot) -> Boot {
+    Boot { guest: Guest::Vm { vcpus, extras }, ..boot }
+}
+
+const HOOKS: Extras = Extras { hooks: true, ..Extras::NONE };
 
 const fn no_return(name: &'static str, vcpus: u32, texts: &'static [&'static str]) -> Boot {
     Boot { expect: Expect::NoReturn(texts), ..vm(name, vcpus) }
@@ -158,7 +197,7 @@ pub const BOOTS: &[Boot] = &[
         ips: bed::FIGURES_IPS,
         ..vm("linux-rt", 2)
     },
-    Boot { guest: Guest::Vm { vcpus: 2, hooks: true }, limit: 900, ..vm("kick", 2) },
+    Boot { limit: 900, ..with(HOOKS, 2, vm("kick", 2)) },
     Boot { limit: 600, ..vm("smp", 4) },
     vm("up", 1),
     on("tigerlake", Boot { kind: "up", ..vm("up-tigerlake", 1) }),
@@ -166,26 +205,74 @@ pub const BOOTS: &[Boot] = &[
     vm("hostile", 1),
     vm("hostile-smp", 2),
     vm("hostile-string", 1),
-    vm("window", 1),
+    Boot { expect: Expect::TestsAnd(check::window), shows: "M1", ..vm("window", 1) },
+    with(HOOKS, 1, vm("redeliver", 1)),
+    with(Extras { pit: true, ..HOOKS }, 2, vm("pit", 2)),
+    with(Extras { modules: true, ..Extras::NONE }, 1, vm("modules", 1)),
+    Boot { expect: Expect::TestsAnd(check::flood), shows: "S8", ..vm("hostile-flood", 1) },
     Boot { guest: Guest::WithModules, ..vm("modules", 1) },
     bare("bare-up", "up", 1),
     bare("bare-smp", "smp", 4),
     bare("bare-xapic", "xapic", 2),
+    bare("bare-redeliver", "redeliver", 1),
+    bare("bare-pit", "pit", 2),
     no_return("hostile-triple", 1, &["triple", "reason=refused"]),
     no_return("hostile-triple-ap", 2, &["triple", "reason=refused"]),
     no_return("hostile-fetch", 1, &["reason=refused"]),
     Boot {
         guest: Guest::TwoVms,
-        expect: Expect::RunsOn { last: "BEELINE vm-stop vm=second reason=power-off", count: 1 },
+        expect: Expect::RunsOn {
+            after: "",
+            last: "BEELINE vm-stop vm=second reason=power-off",
+            count: 1,
+        },
         cpus: 3,
         ..vm("hostile-sleep", 1)
     },
-    Boot { expect: Expect::RunsOn { last: "BEELINE vm-start", count: 4 }, ..vm("reset", 1) },
+    Boot {
+        expect: Expect::RunsOn { after: "", last: "BEELINE vm-start", count: 4 },
+        ..vm("reset", 1)
+    },
+    Boot {
+        expect: Expect::Panics(&[
+            "BEELINE panic core=1",
+            "asked for this panic",
+            "backtrace:",
+            "BEELINE fatal panic",
+            "simulated_bug at hypervisor/src/exit/hypercall.rs",
+            "hypercall::handle",
+        ]),
+        shows: "S8",
+        limit: 60,
+        ..with(HOOKS, 1, vm("panic", 1))
+    },
+    Boot {
+        kind: "window",
+        // The second run prints what the first one logged, up to its last line.
+        expect: Expect::RunsOn {
+            after: "log of the run before this reset",
+            last: "  | BEELINE done",
+            count: 1,
+        },
+        cmdline: "exit=reboot",
+        shows: "S8",
+        limit: 120,
+        ..vm("warm-reset", 1)
+    },
+    // The backtrace is judged after the runner has put names to it.
+    Boot {
+        expect: Expect::Refused(&["BEELINE panic", "BEELINE fatal", "hypervisor/src/"]),
+        ..hooked("panic", 1, false)
+    },
     on(
         "p3_katmai",
         Boot {
             // It does not get as far as its command line, so it only halts.
-            expect: Expect::RunsOn { last: "BEELINE fatal this CPU has no 64-bit mode", count: 1 },
+            expect: Expect::RunsOn {
+                after: "",
+                last: "BEELINE fatal this CPU has no 64-bit mode",
+                count: 1,
+            },
             ..refused("no-64-bit", Fault::Machine, &[])
         },
     ),
@@ -220,7 +307,7 @@ mod tests {
                 // Core 0 runs no guest.
                 Guest::Vm { vcpus, .. } | Guest::Linux { vcpus } => assert!(boot.cpus > vcpus),
                 Guest::TwoVms => assert!(boot.cpus > 2),
-                Guest::Bare | Guest::Broken(_) => {}
+                Guest::WithModules | Guest::Bare | Guest::Broken(_) => assert!(boot.cpus >= 1),
             }
         }
     }

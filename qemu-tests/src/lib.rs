@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod boot;
 pub mod catalogue;
+pub mod check;
 pub mod in_guest;
 pub mod payload;
 pub mod runner;

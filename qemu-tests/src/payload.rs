@@ -3,7 +3,7 @@
 
 use crate::catalogue::{Boot, Fault, Guest};
 use anyhow::{Context, Result};
-use guest_loader::config::{Config, Delivery, ModuleConfig, VmConfig, pack};
+use guest_loader::config::{Config, Delivery, DeviceConfig, ModuleConfig, VmConfig, pack};
 use std::path::PathBuf;
 use tools::bed::Bed;
 use tools::config::MODULE;
@@ -40,9 +40,16 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
     let mut modules = Vec::new();
     let mut vms = Vec::new();
     match boot.guest {
-        Guest::Vm { vcpus, hooks } => {
+        Guest::Vm { vcpus, extras } => {
             let mut vm = test_vm("vm", 1..=vcpus, words(boot, boot.kind, filter, vcpus));
-            vm.debug_hooks = hooks;
+            vm.debug_hooks = extras.hooks;
+            if extras.pit {
+                vm.devices.push(DeviceConfig::Pit);
+            }
+            if extras.modules {
+                vm.cmdline += LAST_WORD;
+                give_modules(&mut vm, &mut modules);
+            }
             vms.push(vm);
         }
         Guest::WithModules => {
@@ -108,7 +115,22 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
     if fault != Fault::NoConfig {
         modules.insert(0, Module { name: MODULE.into(), content: Content::Bytes(packed) });
     }
-    Ok(Entry::Beeline { image: files.image.clone(), cmdline: bed.exit_word().into(), modules })
+    let cmdline = if boot.cmdline.is_empty() { bed.exit_word() } else { boot.cmdline };
+    Ok(Entry::Beeline { image: files.image.clone(), cmdline: cmdline.into(), modules })
+}
+
+/// What the test `multiboot_modules_and_command_line` in `guests/src/tests/modules.rs` expects.
+const LAST_WORD: &str = " last=a'b,c";
+const MODULE_LENGTHS: [usize; 3] = [1, 4096, 300_001];
+
+fn give_modules(vm: &mut VmConfig, modules: &mut Vec<Module>) {
+    for (number, length) in MODULE_LENGTHS.into_iter().enumerate() {
+        let name = format!("pattern-{number}");
+        let byte = |i: usize| (i * 7 + i / 256 * 13 + number) as u8;
+        let content = Content::Bytes((0..length).map(byte).collect());
+        modules.push(Module { name: name.clone(), content });
+        vm.modules.push(ModuleConfig { name, cmdline: format!("number={number} words of=it") });
+    }
 }
 
 /// What the in-guest tests of kind `modules` expect: three modules of these lengths in bytes, with
