@@ -13,8 +13,6 @@ pub enum Guest {
         /// What its configuration says beyond that.
         extras: Extras,
     },
-    /// The test guest with one vCPU and three boot modules.
-    WithModules,
     /// Two VMs with one vCPU each: this boot's kind, and beside it one that runs `up` tests.
     TwoVms,
     /// The test guest on the bare machine: shows that the tests are right about the hardware.
@@ -138,11 +136,6 @@ const fn vm(name: &'static str, vcpus: u32) -> Boot {
     }
 }
 
-/// With the debug hypercalls and, if `pit`, the machine's interval timer.
-const fn hooked(name: &'static str, vcpus: u32, pit: bool) -> Boot {
-    Boot { guest: Guest::Vm { vcpus, hooks: true, pit }, ..vm(name, vcpus) }
-}
-
 const fn bare(name: &'static str, kind: &'static str, cpus: u32) -> Boot {
     Boot { kind, guest: Guest::Bare, expect: Expect::SomeTests, cpus, ..vm(name, 1) }
 }
@@ -210,7 +203,6 @@ pub const BOOTS: &[Boot] = &[
     with(Extras { pit: true, ..HOOKS }, 2, vm("pit", 2)),
     with(Extras { modules: true, ..Extras::NONE }, 1, vm("modules", 1)),
     Boot { expect: Expect::TestsAnd(check::flood), shows: "S8", ..vm("hostile-flood", 1) },
-    Boot { guest: Guest::WithModules, ..vm("modules", 1) },
     bare("bare-up", "up", 1),
     bare("bare-smp", "smp", 4),
     bare("bare-xapic", "xapic", 2),
@@ -259,11 +251,6 @@ pub const BOOTS: &[Boot] = &[
         limit: 120,
         ..vm("warm-reset", 1)
     },
-    // The backtrace is judged after the runner has put names to it.
-    Boot {
-        expect: Expect::Refused(&["BEELINE panic", "BEELINE fatal", "hypervisor/src/"]),
-        ..hooked("panic", 1, false)
-    },
     on(
         "p3_katmai",
         Boot {
@@ -307,7 +294,7 @@ mod tests {
                 // Core 0 runs no guest.
                 Guest::Vm { vcpus, .. } | Guest::Linux { vcpus } => assert!(boot.cpus > vcpus),
                 Guest::TwoVms => assert!(boot.cpus > 2),
-                Guest::WithModules | Guest::Bare | Guest::Broken(_) => assert!(boot.cpus >= 1),
+                Guest::Bare | Guest::Broken(_) => assert!(boot.cpus >= 1),
             }
         }
     }

@@ -52,17 +52,6 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
             }
             vms.push(vm);
         }
-        Guest::WithModules => {
-            let mut vm = test_vm("vm", 1..=1, words(boot, boot.kind, filter, 1));
-            // Characters that GRUB or a parser of ours might read something into.
-            vm.cmdline += " last=a'b,c";
-            for (module, content) in three_modules() {
-                modules
-                    .push(Module { name: module.name.clone(), content: Content::Bytes(content) });
-                vm.modules.push(module);
-            }
-            vms.push(vm);
-        }
         Guest::TwoVms => {
             vms.push(test_vm("first", 1..=1, words(boot, boot.kind, filter, 1)));
             vms.push(test_vm("second", 2..=2, words(boot, "up", "s8_", 1)));
@@ -131,19 +120,6 @@ fn give_modules(vm: &mut VmConfig, modules: &mut Vec<Module>) {
         modules.push(Module { name: name.clone(), content });
         vm.modules.push(ModuleConfig { name, cmdline: format!("number={number} words of=it") });
     }
-}
-
-/// What the in-guest tests of kind `modules` expect: three modules of these lengths in bytes, with
-/// words of their own and a content that shows where each byte belongs.
-fn three_modules() -> impl Iterator<Item = (ModuleConfig, Vec<u8>)> {
-    [1, 4096, 300_001].into_iter().enumerate().map(|(number, length)| {
-        let config = ModuleConfig {
-            name: format!("module{number}"),
-            cmdline: format!("number={number} words of=it"),
-        };
-        let content = (0..length).map(|i| (i * 7 + i / 256 * 13 + number) as u8).collect();
-        (config, content)
-    })
 }
 
 /// MiB of memory the machine of `boot` needs.
