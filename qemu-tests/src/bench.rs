@@ -53,6 +53,7 @@ pub const BOOTS: &[Boot] = &[
 /// # Errors
 /// When something does not build.
 pub fn run(workspace: &Workspace, bed: Bed, filter: &str, jobs: usize) -> Result<bool> {
+    let _ours = workspace.lock("test")?;
     setup::host(workspace, bed == Bed::Bochs)?;
     let names = Names::read(&image::test_guest(workspace)?)?;
     let boots = runner::selected(BOOTS, &names, filter);

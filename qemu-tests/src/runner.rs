@@ -5,6 +5,8 @@ use crate::catalogue::{BOOTS, Boot, Guest};
 use crate::in_guest::{Names, requirements};
 use crate::payload::Files;
 use anyhow::Result;
+use std::fs;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -49,6 +51,13 @@ pub fn files(workspace: &Workspace, boots: &[&Boot], profile: Profile) -> Result
     let step =
         Step::noisy(format!("Build the hypervisor ({}) and the test guest", profile.folder()));
     let (image, guest) = (image::hypervisor(workspace, profile)?, image::test_guest(workspace)?);
+    // A build while boots are under way must not change what the later ones run.
+    let dir = workspace.beeline("test")?;
+    let keep = |built: &Path| {
+        let kept = dir.join(built.file_name().unwrap_or_default());
+        fs::copy(built, &kept).map(|_| kept)
+    };
+    let (image, guest) = (keep(&image)?, keep(&guest)?);
     step.done();
     let linux = if boots.iter().any(|boot| matches!(boot.guest, Guest::Linux { .. })) {
         let packages = setup::guest(workspace, false)?;
@@ -66,6 +75,7 @@ pub fn files(workspace: &Workspace, boots: &[&Boot], profile: Profile) -> Result
 /// When something does not build.
 pub fn run(workspace: &Workspace, bed: Bed, filter: &str, jobs: usize) -> Result<bool> {
     let start = Instant::now();
+    let _ours = workspace.lock("test")?;
     setup::host(workspace, bed == Bed::Bochs)?;
     let names = Names::read(&image::test_guest(workspace)?)?;
     unclaimed(&names)?;

@@ -3,9 +3,10 @@
 //! Every command starts with [`Workspace::find`]. Nothing else builds a path from scratch, so
 //! that the layout of the build directory is known in one place.
 
+use crate::progress;
 use anyhow::{Context, Result, bail};
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -76,6 +77,21 @@ impl Workspace {
         let dir = self.target().join("beeline").join(name);
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         Ok(dir)
+    }
+
+    /// Waits until no other command uses the folder `name` of ours; the result keeps it ours.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn lock(&self, name: &str) -> Result<File> {
+        let path = self.beeline(name)?.join("lock");
+        let file =
+            File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        if file.try_lock().is_err() {
+            progress::note(format!("another command uses {}: waiting for it", path.display()));
+            file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        }
+        Ok(file)
     }
 
     /// A program built for `target`.

@@ -80,6 +80,7 @@ pub struct Options {
 pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     let start = Instant::now();
     let bed = Bed::choose(options.bed)?;
+    let _ours = workspace.lock("run")?;
     let plan = Plan::make(workspace, options, bed)?;
     if options.interactive {
         return interactive(workspace, &plan);
