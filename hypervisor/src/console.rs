@@ -10,4 +10,4 @@ mod log_ring;
 mod output;
 
 pub use log_ring::{Direct, LogRing, defer, flush_now, init, line, preserve, set_level};
-pub use output::{GuestOutput, Pump};
+pub use output::{GuestOutput, Pump, Put};

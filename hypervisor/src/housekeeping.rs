@@ -104,10 +104,11 @@ fn outputs() -> impl Iterator<Item = &'static GuestOutput> + Clone {
     vm::all().iter().map(|vm| &vm.output)
 }
 
-/// Feeds the serial port as far as it takes bytes without waiting. True if it is still busy.
+/// Feeds the serial port as far as it takes bytes without waiting. True if it took some.
 fn print(pump: &mut Pump) -> bool {
     if !serial::ready() {
-        return true;
+        // Its interrupt tells when the transmitter is empty.
+        return false;
     }
     let mut sent = 0;
     while sent < FIFO {
@@ -151,16 +152,17 @@ fn idle() -> bool {
 }
 
 /// Sleeps until somebody wakes this core. While the serial port is sending, or a line is held
-/// back, a timer of a millisecond does.
+/// back, a timer of a millisecond stands behind the port's interrupt.
 fn sleep(machine: &Machine, pump: &Pump) {
     ASLEEP.store(true, Ordering::Release);
     fence(Ordering::SeqCst);
     let waits = work_waits();
-    if waits && !pump.holding() {
+    let sending = !serial::ready();
+    if waits && !sending && !pump.holding() {
         ASLEEP.store(false, Ordering::Release);
         return;
     }
-    if waits || !serial::ready() {
+    if waits || sending {
         apic::start_timer(TIMER_VECTOR, (machine.rates.lapic_hz / 1000) as u32);
     }
     cpu::halt_until_interrupt();

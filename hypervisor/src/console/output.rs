@@ -13,6 +13,18 @@ const CAPACITY: usize = 16 * 1024;
 /// How long a log line waits for a guest to finish its line, in TSC ticks per tsc_hz: 1/20 s.
 const PATIENCE: u64 = 20;
 
+/// What became of a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Put {
+    /// There was no room.
+    Full,
+    /// It is the only one that waits: whoever prints may be asleep.
+    First,
+    /// Others wait before it, so whoever prints is at work or has a timer.
+    Behind,
+}
+
 /// One VM's waiting output.
 pub struct GuestOutput(Mutex<VecDeque<u8>>);
 
@@ -22,14 +34,14 @@ impl GuestOutput {
         Self(Mutex::new(VecDeque::with_capacity(CAPACITY)))
     }
 
-    /// Appends a byte. False if there is no room.
-    pub fn put(&self, byte: u8) -> bool {
+    /// Appends a byte.
+    pub fn put(&self, byte: u8) -> Put {
         let mut ring = self.0.lock();
         if ring.len() >= CAPACITY {
-            return false;
+            return Put::Full;
         }
         ring.push_back(byte);
-        true
+        if ring.len() == 1 { Put::First } else { Put::Behind }
     }
 
     /// Takes the oldest byte.
@@ -130,6 +142,10 @@ mod tests {
     use super::*;
     use std::{string::String, vec};
 
+    fn feed(ring: &GuestOutput, byte: u8) {
+        assert_ne!(ring.put(byte), Put::Full);
+    }
+
     fn drain(pump: &mut Pump, now: u64, guests: &[GuestOutput]) -> String {
         let bytes = core::iter::from_fn(|| pump.next(now, guests.iter()));
         bytes.map(char::from).collect()
@@ -139,11 +155,11 @@ mod tests {
     fn a_guests_line_is_not_broken_by_another() {
         let guests = vec![GuestOutput::new(), GuestOutput::new()];
         let mut pump = Pump::new(1000);
-        "one ".bytes().for_each(|b| assert!(guests[0].put(b)));
+        "one ".bytes().for_each(|b| feed(&guests[0], b));
         assert_eq!(drain(&mut pump, 10, &guests), "one ");
-        "two\n".bytes().for_each(|b| assert!(guests[1].put(b)));
+        "two\n".bytes().for_each(|b| feed(&guests[1], b));
         assert_eq!(drain(&mut pump, 20, &guests), "");
-        "more\n".bytes().for_each(|b| assert!(guests[0].put(b)));
+        "more\n".bytes().for_each(|b| feed(&guests[0], b));
         assert_eq!(drain(&mut pump, 30, &guests), "more\ntwo\n");
     }
 
@@ -151,16 +167,17 @@ mod tests {
     fn a_silent_guests_prompt_does_not_hold_others_up() {
         let guests = vec![GuestOutput::new(), GuestOutput::new()];
         let mut pump = Pump::new(1000);
-        "$ ".bytes().for_each(|b| assert!(guests[0].put(b)));
+        "$ ".bytes().for_each(|b| feed(&guests[0], b));
         assert_eq!(drain(&mut pump, 10, &guests), "$ ");
-        "two\n".bytes().for_each(|b| assert!(guests[1].put(b)));
+        "two\n".bytes().for_each(|b| feed(&guests[1], b));
         assert_eq!(drain(&mut pump, 10 + 50, &guests), "\ntwo\n");
     }
 
     #[test]
     fn a_full_ring_refuses() {
         let ring = GuestOutput::new();
-        assert!((0..CAPACITY).all(|_| ring.put(b'x')));
-        assert!(!ring.put(b'x'));
+        assert_eq!(ring.put(b'x'), Put::First);
+        assert!((1..CAPACITY).all(|_| ring.put(b'x') == Put::Behind));
+        assert_eq!(ring.put(b'x'), Put::Full);
     }
 }

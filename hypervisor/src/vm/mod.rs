@@ -7,7 +7,7 @@
 pub mod life;
 pub mod walk;
 
-use crate::console::GuestOutput;
+use crate::console::{GuestOutput, Put};
 use crate::device::Devices;
 use crate::memory::GuestRam;
 use crate::stats::{Snapshot, VcpuStats};
@@ -215,9 +215,17 @@ impl Vm {
 
     /// A byte of its COM1 for the console; false if there is no room.
     pub fn print(&self, byte: u8) -> bool {
-        let taken = !self.config.console || self.output.put(byte);
-        crate::housekeeping::wake();
-        taken
+        if !self.config.console {
+            return true;
+        }
+        match self.output.put(byte) {
+            Put::Full => false,
+            Put::Behind => true,
+            Put::First => {
+                crate::housekeeping::wake();
+                true
+            }
+        }
     }
 
     /// True if its LAPICs are in xAPIC mode, where logical ids are the guest's own.
