@@ -3,12 +3,13 @@
 use super::lines::Lines;
 use super::terminal::Raw;
 use super::{Bed, Machine, Serial};
+use crate::command;
 use anyhow::{Context, Result};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -71,15 +72,15 @@ pub struct Outcome {
 /// When the emulator cannot be started or its console not be read.
 pub fn run(bed: Bed, machine: &Machine, console: Console<'_>) -> Result<Outcome> {
     let interactive = matches!(console, Console::Interactive);
-    let mut prepared = bed.prepare(machine, interactive)?;
+    let prepared = bed.prepare(machine, interactive)?;
     let log = machine.dir.join("emulator.log");
     let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let errors = output.try_clone()?;
-    let command = &mut prepared.command;
+    let mut command = dying_with_us(&prepared.command);
     command.current_dir(&machine.dir).stdin(Stdio::null()).stdout(output).stderr(errors);
     let start = Instant::now();
     let child = command.spawn().with_context(|| {
-        let program = command.get_program().to_string_lossy();
+        let program = prepared.command.get_program().to_string_lossy();
         format!("cannot start {program}: `cargo xtask setup` installs it")
     })?;
     let mut guard = Guard(child);
@@ -95,6 +96,20 @@ pub fn run(bed: Bed, machine: &Machine, console: Console<'_>) -> Result<Outcome>
         }
     };
     Ok(Outcome { end, lines: session.lines, wall: start.elapsed(), log })
+}
+
+/// `command` in a form that the kernel ends when we are killed and can no longer do it.
+fn dying_with_us(command: &Command) -> Command {
+    // A program that is not there must fail at its start, not inside the wrapper.
+    if !command::exists("setpriv") || !command::exists(command.get_program()) {
+        let mut same = Command::new(command.get_program());
+        same.args(command.get_args());
+        return same;
+    }
+    let mut wrapped = Command::new("setpriv");
+    wrapped.args(["--pdeathsig", "KILL", "--"]);
+    wrapped.arg(command.get_program()).args(command.get_args());
+    wrapped
 }
 
 /// Ends the emulator whatever happens to us.
