@@ -4,6 +4,7 @@
 
 #![expect(unsafe_code, reason = "reads firmware tables at physical addresses")]
 
+use crate::apic::PhysicalApicId;
 use acpi::{AcpiHandler, AcpiTable, AcpiTables, PhysicalMapping};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -37,6 +38,17 @@ pub struct Platform {
     pub ecam: Vec<EcamWindow>,
     /// VT-d remapping units.
     pub dmar_units: usize,
+}
+
+impl Platform {
+    /// Every processor but `me`, each once: firmware may list one as type 0 and type 9.
+    pub fn other_processors(&self, me: PhysicalApicId) -> impl Iterator<Item = Processor> + '_ {
+        self.processors.iter().enumerate().filter_map(move |(index, processor)| {
+            let earlier = self.processors.iter().take(index);
+            let seen = earlier.clone().any(|other| other == processor);
+            (processor.apic_id != me.0 && !seen).then_some(*processor)
+        })
+    }
 }
 
 /// Identity mapping: the boot page tables map the first 4 GiB.

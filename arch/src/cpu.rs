@@ -135,6 +135,16 @@ pub fn has_x2apic() -> bool {
     cpuid(1, 0)[2] & (1 << 21) != 0
 }
 
+/// True if the CPU has XSAVE and XSETBV.
+pub fn has_xsave() -> bool {
+    cpuid(1, 0)[2] & (1 << 26) != 0
+}
+
+/// True if the CPU has RDTSCP and TSC_AUX.
+pub fn has_rdtscp() -> bool {
+    cpuid(0x8000_0000, 0)[0] >= 0x8000_0001 && cpuid(0x8000_0001, 0)[3] & (1 << 27) != 0
+}
+
 /// True if the CPU has 1 GiB pages.
 pub fn has_1g_pages() -> bool {
     cpuid(0x8000_0000, 0)[0] >= 0x8000_0001 && cpuid(0x8000_0001, 0)[3] & (1 << 26) != 0
@@ -160,6 +170,17 @@ pub fn vendor() -> [u8; 12] {
 pub fn rdtsc() -> u64 {
     // SAFETY: RDTSC is always there in long mode.
     unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Time-stamp counter, not read before earlier loads nor after later ones.
+pub fn rdtsc_ordered() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: fences only order; RDTSC is always there in long mode.
+    unsafe {
+        asm!("lfence", "rdtsc", "lfence", out("eax") low, out("edx") high,
+             options(nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
 }
 
 /// The low half of the time-stamp counter: enough for the length of one exit, and four instructions
@@ -209,7 +230,7 @@ pub fn halt_forever() -> ! {
 pub fn set_xcr0(value: u64) -> Result<(), &'static str> {
     let [low, _, _, high] = cpuid(0xD, 0);
     check_xcr0(value, u64::from(high) << 32 | u64::from(low))?;
-    // SAFETY: CR4.OSXSAVE is set on all cores and the value is legal. Root mode uses no vector
+    // SAFETY: boot refuses a CPU without XSAVE, so CR4.OSXSAVE is set, and the value is legal. Root mode uses no vector
     // registers.
     unsafe {
         asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,

@@ -79,7 +79,8 @@ pub struct Block {
 
 // SAFETY: a block is plain memory with one owner.
 unsafe impl Send for Block {}
-// SAFETY: shared access to a block goes through volatile or atomic-sized accesses only.
+// SAFETY: nobody holds references into a block; all access is by copies of bytes, whose contents
+// others, guests above all, may change at any time: they are never trusted.
 unsafe impl Sync for Block {}
 
 impl Block {

@@ -106,10 +106,16 @@ pub fn route(gsi: u32, route: PinRoute) -> Result<(), PinError> {
         let mut flags = IrqFlags::empty();
         flags.set(IrqFlags::LEVEL_TRIGGERED, route.trigger.level);
         flags.set(IrqFlags::LOW_ACTIVE, route.trigger.active_low);
+        // The two halves of an entry are written apart: masked until both are there, or an edge
+        // in between would go to the old destination.
+        flags.insert(IrqFlags::MASKED);
         entry.set_flags(flags);
-        // SAFETY: the pin exists; the entry goes in masked as a whole by the crate's two writes
-        // only if it was masked before, which `mask` or `init` saw to.
-        unsafe { registers.set_table_entry(pin, entry) };
+        // SAFETY: the pin exists.
+        unsafe {
+            registers.disable_irq(pin);
+            registers.set_table_entry(pin, entry);
+            registers.enable_irq(pin);
+        }
     })
 }
 

@@ -76,8 +76,24 @@ pub fn enable_interrupts() {
     unsafe { outb(INTERRUPT_ENABLE, 0b11) };
 }
 
-/// Reads the interrupt identification, which ends a transmitter-empty interrupt.
+/// True if a received byte waits.
+pub fn has_input() -> bool {
+    // SAFETY: as above. A port that is not there reads as ones.
+    let status = unsafe { inb(LINE_STATUS) };
+    status != 0xFF && status & DATA_READY != 0
+}
+
+/// Ends a transmitter-empty interrupt by reading the interrupt identification. While received data
+/// wait as well, they are named first and hide it, the line stays high, and no further edge comes:
+/// the housekeeping loop looks for input before it sleeps.
 pub fn acknowledge() {
-    // SAFETY: as above; FCR and IIR share the port number.
-    unsafe { inb(FIFO_CONTROL) };
+    const NONE: u8 = 1;
+    const TRANSMITTER_EMPTY: u8 = 0b0010;
+    for _ in 0..4 {
+        // SAFETY: as above; FCR and IIR share the port number.
+        let cause = unsafe { inb(FIFO_CONTROL) } & 0x0F;
+        if cause & NONE != 0 || cause == TRANSMITTER_EMPTY {
+            return;
+        }
+    }
 }

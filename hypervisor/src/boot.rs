@@ -99,6 +99,7 @@ fn bring_up(magic: u32, info: u64) -> Result<bool, String> {
         boot.ram.iter().map(|r| r.end - r.start).sum::<u64>() >> 20
     );
     let platform = acpi::read(boot.acpi)?;
+    check_places(&boot, &platform)?;
     build_address_space(&image, &boot, &first);
     check_cpu()?;
     tables::set_fatal_handler(fatal::exception);
@@ -197,11 +198,53 @@ fn build_address_space(image: &arch::boot::Image, boot: &BootInfo, first: &Range
     }
 }
 
+/// The fixed places of low memory must be RAM that the boot loader left alone, and device registers
+/// must not lie in RAM.
+fn check_places(boot: &BootInfo, platform: &Platform) -> Result<(), String> {
+    let overlap = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
+    let trampoline = arch::boot::TRAMPOLINE..arch::boot::TRAMPOLINE + 0x1000;
+    let is_ram = |span: &Range<u64>| {
+        boot.ram.iter().any(|ram| ram.start <= span.start && span.end <= ram.end)
+    };
+    if !is_ram(&trampoline) {
+        return Err(format!("the page at {:#x}, where cores start, is not RAM", trampoline.start));
+    }
+    let spans = boot.modules.iter().map(Module::range).chain([boot.info.clone()]);
+    for span in spans {
+        for fixed in [&trampoline, &arch::log_memory::RANGE] {
+            if overlap(&span, fixed) {
+                return Err(format!(
+                    "the boot loader put a module or its information at {:#x}, where Beeline keeps \
+                     its own page at {:#x}",
+                    span.start, fixed.start
+                ));
+            }
+        }
+    }
+    for chip in &platform.io_apics {
+        let registers = u64::from(chip.address)..u64::from(chip.address) + 0x1000;
+        if chip.address == 0 || boot.ram.iter().any(|ram| overlap(ram, &registers)) {
+            return Err(format!(
+                "ACPI APIC table: the I/O APIC address {:#x} lies in RAM",
+                chip.address
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn check_cpu() -> Result<(), String> {
     if !cpu::has_x2apic() {
         return Err("this CPU has no x2APIC (CPUID.1:ECX bit 21): switch x2APIC on in the \
                     firmware, or give the outer QEMU `-cpu host,+x2apic`"
             .to_string());
+    }
+    if !cpu::has_xsave() {
+        return Err(
+            "this CPU has no XSAVE (CPUID.1:ECX bit 26): use a newer CPU, or give the outer \
+                    QEMU `-cpu host`"
+                .to_string(),
+        );
     }
     VENDOR.call_once(|| match &cpu::vendor() {
         b"AuthenticAMD" | b"HygonGenuine" => Vendor::Amd,
@@ -242,9 +285,8 @@ fn start_cores<B: Backend>(machine: &Machine) -> Result<u32, String> {
     let me = apic::id();
     cores::core(0).set_apic_id(me);
     cores::core(0).set_online();
-    let others = machine.platform.processors.iter().filter(|p| p.apic_id != me.0);
     let mut count = 1;
-    for processor in others {
+    for processor in machine.platform.other_processors(me) {
         if count as usize >= MAX_CORES {
             log::warn!("more than {MAX_CORES} processors: the others stay off");
             break;
@@ -260,6 +302,9 @@ fn start_cores<B: Backend>(machine: &Machine) -> Result<u32, String> {
     Ok(count)
 }
 
+/// How often a TSC out of step is looked at again.
+const TSC_TRIES: u32 = 16;
+
 /// Waits until a started core is ready, and checks that its TSC is in step with this core's: guests
 /// read it with offset 0 on any core (REQUIREMENTS C5).
 fn await_core(core: &CoreShared, tsc_hz: u64) -> Result<(), String> {
@@ -270,11 +315,14 @@ fn await_core(core: &CoreShared, tsc_hz: u64) -> Result<(), String> {
         }
         cpu::pause();
     }
-    let before = cpu::rdtsc();
-    let there = core.ask_tsc();
-    let after = cpu::rdtsc();
-    if (before..=after).contains(&there) {
-        return Ok(());
+    let (mut before, mut there, mut after) = (0, 0, 0);
+    for _ in 0..TSC_TRIES {
+        before = cpu::rdtsc_ordered();
+        there = core.ask_tsc();
+        after = cpu::rdtsc_ordered();
+        if (before..=after).contains(&there) {
+            return Ok(());
+        }
     }
     Err(format!(
         "its TSC reads {there} while the boot core's goes from {before} to {after}: guests need TSCs \
@@ -291,6 +339,8 @@ fn core_main<B: Backend>(index: u32) -> ! {
                 cores::this().answer_tsc();
                 cpu::pause();
             }
+            // Drops what this core still holds of the trampoline's rights.
+            arch::paging::join();
             vcpu::core_loop(parking, my_vcpu::<B>(index as usize))
         }
         Err(why) => {

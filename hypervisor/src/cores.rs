@@ -1,5 +1,5 @@
 //! What the cores know of each other: the shared half of each core's state. The private half is
-//! the run loop's own [`crate::vcpu::Core`].
+//! the run loop's own [`crate::vcpu::Vcpu`].
 //!
 //! No locks; every field is atomic, and each says who writes it.
 
@@ -73,7 +73,7 @@ impl CoreShared {
     pub fn answer_tsc(&self) {
         if self.tsc.load(Ordering::Acquire) == 1 {
             // A TSC below 2 is no TSC that has been running since reset.
-            self.tsc.store(arch::cpu::rdtsc().max(2), Ordering::Release);
+            self.tsc.store(arch::cpu::rdtsc_ordered().max(2), Ordering::Release);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The end of the image: a panic or an exception of ours. Prints what happened with a backtrace
-//! that `cargo xtask symbolise` turns into names, and stops this core. Guests on other cores
-//! keep running; their console is silent from then on.
+//! that `cargo xtask symbolise` turns into names, and ends the machine as the command line says;
+//! without an `exit=` word only this core stops.
 
 use crate::console::{self, Direct};
 use crate::sync::{AtomicBool, Ordering};

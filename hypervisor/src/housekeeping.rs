@@ -10,7 +10,8 @@ use crate::cores;
 use crate::debug_hooks;
 use crate::monitor::{Input, Monitor};
 use crate::sync::{AtomicBool, Ordering, fence};
-use crate::vm::{self, Vm, life};
+use crate::vm::life::{self, Served};
+use crate::vm::{self, Vm};
 use alloc::string::{String, ToString};
 use arch::{apic, cpu, ioapic, serial, tables};
 
@@ -74,11 +75,18 @@ pub fn run(machine: &Machine) -> Result<bool, String> {
         busy |= receive(&mut monitor);
         busy |= debug_hooks::drive();
         for vm in vm::all() {
-            well &= vm.asked() != vm::Ask::Refused || !vm.is_up();
-            if life::serve(vm, &machine.modules, machine.rates.tsc_hz) {
-                running -= 1;
+            match life::serve(vm, &machine.modules, machine.rates.tsc_hz) {
+                Served::GoesOn => {}
+                Served::Off => running -= 1,
+                Served::Failed => {
+                    running -= 1;
+                    well = false;
+                }
             }
         }
+        // However busy this core is, its interrupts get their moment: a passed-through pin in NMI
+        // mode is among them.
+        cpu::take_interrupts();
         if running == 0 && !busy && !pump.holding() && idle() {
             drain(&mut pump);
             return Ok(well);
@@ -156,7 +164,7 @@ fn idle() -> bool {
 fn sleep(machine: &Machine, pump: &Pump) {
     ASLEEP.store(true, Ordering::Release);
     fence(Ordering::SeqCst);
-    let waits = work_waits();
+    let waits = work_waits() || serial::has_input();
     let sending = !serial::ready();
     if waits && !sending && !pump.holding() {
         ASLEEP.store(false, Ordering::Release);

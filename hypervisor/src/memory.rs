@@ -1,4 +1,4 @@
-//! Memory: feeding the heap at boot, and the RAM of a VM.
+//! The RAM of a VM: host memory behind guest-physical ranges.
 
 use crate::vm::walk::ReadPhys;
 use alloc::vec::Vec;
@@ -93,27 +93,56 @@ impl GuestRam {
         Some(block.read_u64(offset))
     }
 
-    /// Fills `bytes`; false (and nothing read) where one of them is not RAM.
-    #[inline]
+    /// Fills `bytes`; false where one of them is not RAM.
     pub fn read_bytes(&self, gpa: u64, bytes: &mut [u8]) -> bool {
-        match self.find(gpa, bytes.len() as u64) {
-            Some((block, offset)) => {
-                block.read_bytes(offset, bytes);
-                true
-            }
-            None => false,
+        if let Some((block, offset)) = self.find(gpa, bytes.len() as u64) {
+            block.read_bytes(offset, bytes);
+            return true;
         }
+        let (mut at, mut rest) = (gpa, bytes);
+        while !rest.is_empty() {
+            let Some((block, offset, len)) = self.piece_at(at, rest.len()) else { return false };
+            let (now, later) = rest.split_at_mut(len);
+            block.read_bytes(offset, now);
+            at += len as u64;
+            rest = later;
+        }
+        true
     }
 
     /// Writes `bytes`; false (and nothing written) where one of them is not RAM.
     pub fn write_bytes(&self, gpa: u64, bytes: &[u8]) -> bool {
-        match self.find(gpa, bytes.len() as u64) {
-            Some((block, offset)) => {
-                block.write_bytes(offset, bytes);
-                true
-            }
-            None => false,
+        if let Some((block, offset)) = self.find(gpa, bytes.len() as u64) {
+            block.write_bytes(offset, bytes);
+            return true;
         }
+        // Looked at once before, so that nothing is written if a part is missing.
+        for write in [false, true] {
+            let (mut at, mut rest) = (gpa, bytes);
+            while !rest.is_empty() {
+                let Some((block, offset, len)) = self.piece_at(at, rest.len()) else {
+                    return false;
+                };
+                let (now, later) = rest.split_at(len);
+                if write {
+                    block.write_bytes(offset, now);
+                }
+                at += len as u64;
+                rest = later;
+            }
+        }
+        true
+    }
+
+    /// The piece that holds `gpa`, the offset in it, and how many of `len` bytes it has before it,
+    /// or the hole, begins to differ.
+    fn piece_at(&self, gpa: u64, len: usize) -> Option<(&Block, u64, usize)> {
+        let (block, offset) = self.find(gpa, 1)?;
+        let mut room = block.len() - offset;
+        if gpa < HOLE_START {
+            room = room.min(HOLE_START - gpa);
+        }
+        Some((block, offset, usize::try_from(room).map_or(len, |room| room.min(len))))
     }
 }
 
@@ -202,6 +231,15 @@ mod tests {
     fn an_odd_size_is_made_of_pieces() {
         let ram = GuestRam::new((32 + 4 + 2) << 20).unwrap();
         assert!(ram.pieces.len() >= 3);
+        // Across the seam of two pieces.
+        let seam = (32 << 20) - 3;
+        assert!(ram.write_bytes(seam, b"across"));
+        let mut back = [0; 6];
+        assert!(ram.read_bytes(seam, &mut back));
+        assert_eq!(&back, b"across");
+        assert!(!ram.write_bytes((38 << 20) - 3, b"beyond"));
+        assert!(ram.read_bytes((38 << 20) - 3, &mut back[..3]));
+        assert_eq!(back[..3], [0; 3], "nothing is written if a part is missing");
         assert!(ram.write_bytes((38 << 20) - 1, &[1]));
         assert!(!ram.write_bytes(38 << 20, &[1]));
         let mut space = Stage2::new(1).unwrap();

@@ -16,6 +16,9 @@ const SPAN_SHIFT: u32 = 32;
 /// RDMSR and WRMSR of unknown registers.
 pub static UNKNOWN_MSR: RateLimit = RateLimit::new();
 
+/// Reports of measured windows.
+pub static WINDOW: RateLimit = RateLimit::new();
+
 impl RateLimit {
     const fn new() -> Self {
         Self { state: AtomicU64::new(0) }

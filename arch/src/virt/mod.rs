@@ -137,6 +137,9 @@ pub trait Backend: Sized + 'static {
     /// What the entry controls say now, read back from the hardware's structure (audit A2).
     fn entry_controls(&self) -> EntryControls;
 
+    /// Sets RSP (an MMIO instruction loaded it).
+    fn set_rsp(&mut self, value: u64);
+
     /// Instruction pointer.
     fn rip(&self) -> u64;
 

@@ -53,8 +53,8 @@ impl GuestRegs {
         }
     }
 
-    /// Sets the register of an instruction encoding. RSP is ignored: no MMIO instruction form
-    /// that we emulate loads it.
+    /// Sets the register of an instruction encoding. RSP changes here only; see
+    /// [`super::Backend::set_rsp`].
     pub const fn set(&mut self, reg: Reg, value: u64) {
         match reg.0 & 15 {
             0 => self.rax = value,

@@ -1,9 +1,9 @@
 //! The board of one VM: which device answers at which port or page, and how their lines reach the
 //! virtual IOAPIC and from there, through `interrupt::post`, a vCPU.
 //!
-//! Locks: COM1's, then the IOAPIC's. Messages are delivered after both are released.
+//! Locks: COM1's, then the virtual IOAPIC's, then the physical pins'. Messages are delivered after both are released.
 
-use super::ioapic::{Delivery, Ioapic, Message, Pin, Written};
+use super::ioapic::{Delivery, Ioapic, Message, Pin};
 use super::pit;
 use super::power::{self, PowerAction};
 use super::uart::Uart;
@@ -112,17 +112,17 @@ impl Devices {
     /// A 32-bit write to the virtual IOAPIC's page.
     pub fn ioapic_write(&self, vm: &Vm, offset: u16, value: u32) {
         let mut messages = ArrayVec::<Message, 24>::new();
-        let Written { changed, reassert } = {
+        {
             let mut ioapic = self.ioapic.lock();
             let written = ioapic.write(offset, value);
             for pin in written.reassert {
                 messages.extend(ioapic.reassert(pin));
             }
-            written
-        };
-        debug_assert!(reassert.is_empty() || messages.len() <= 24);
-        if let Some(changed) = changed {
-            pit::pin_changed(vm, changed);
+            if let Some(changed) = written.changed {
+                // Under the lock: two vCPUs that program the pin must leave the real one as the
+                // virtual one.
+                pit::pin_changed(vm, changed);
+            }
         }
         messages.into_iter().for_each(|message| deliver(vm, message));
     }

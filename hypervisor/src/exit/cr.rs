@@ -3,7 +3,7 @@
 
 use crate::stats::ExitKind;
 use crate::vcpu::{Vcpu, cr4_allowed};
-use crate::vm::walk::ReadPhys;
+use crate::vm::walk::{PAE_PDPTE_RESERVED, ReadPhys};
 use arch::cpu::{CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_MCE, CR4_OSXSAVE};
 use arch::virt::{Backend, CrAccess, Event};
 
@@ -19,7 +19,10 @@ pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, access: CrAccess) {
     let now = vcpu.backend.control_registers();
     let legal = match access.register {
         0 => cr0_legal(access.value, now.cr4, now.efer),
-        4 => cr4_legal(access.value, cr4_allowed(&vcpu.cpuid), now.efer),
+        4 => {
+            cr4_legal(access.value, cr4_allowed(&vcpu.cpuid), now.efer)
+                && !(access.value & !now.cr4 & CR4_PCIDE != 0 && now.cr3 & 0xFFF != 0)
+        }
         _ => false,
     };
     if !legal {
@@ -29,7 +32,7 @@ pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, access: CrAccess) {
     let (cr0, cr4) =
         if access.register == 0 { (access.value, now.cr4) } else { (now.cr0, access.value) };
     if cr0 & CR0_PG != 0 && cr4 & CR4_PAE != 0 && now.efer & arch::cpu::EFER_LME == 0 {
-        match pdptes(&vcpu.vm.ram, now.cr3) {
+        match pdptes(&vcpu.vm.ram, now.cr3, arch::cpu::physical_bits()) {
             Some(entries) => vcpu.backend.set_pdptes(entries),
             None => {
                 vcpu.backend.inject(Event::GENERAL_PROTECTION);
@@ -46,13 +49,13 @@ pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, access: CrAccess) {
 
 /// The PAE page-directory-pointer entries that the CPU would load now. `None`: one is not readable
 /// or has a reserved bit set, for which MOV raises #GP (SDM volume 3, section 4.4.1).
-fn pdptes(ram: &impl ReadPhys, cr3: u64) -> Option<[u64; 4]> {
+fn pdptes(ram: &impl ReadPhys, cr3: u64, physical_bits: u8) -> Option<[u64; 4]> {
     const PRESENT: u64 = 1;
-    const RESERVED: u64 = 0xFFF0_0000_0000_01E6;
+    let reserved = PAE_PDPTE_RESERVED | u64::MAX << physical_bits.min(52);
     let mut entries = [0; 4];
     for (gpa, entry) in (cr3 & 0xFFFF_FFE0..).step_by(8).zip(&mut entries) {
         *entry = ram.read_u64(gpa)?;
-        if *entry & PRESENT != 0 && *entry & RESERVED != 0 {
+        if *entry & PRESENT != 0 && *entry & reserved != 0 {
             return None;
         }
     }
@@ -67,7 +70,12 @@ fn cr0_legal(value: u64, cr4: u64, efer: u64) -> bool {
     let paging_unprotected = has(CR0_PG) && !has(CR0_PE);
     let write_through_cached = has(CR0_NW) && !has(CR0_CD);
     let long_without_pae = has(CR0_PG) && long && cr4 & CR4_PAE == 0;
-    !(unknown || paging_unprotected || write_through_cached || long_without_pae)
+    let unpaged_with_pcid = !has(CR0_PG) && cr4 & CR4_PCIDE != 0;
+    !(unpaged_with_pcid
+        || unknown
+        || paging_unprotected
+        || write_through_cached
+        || long_without_pae)
 }
 
 fn cr4_legal(value: u64, allowed: u64, efer: u64) -> bool {
@@ -121,10 +129,12 @@ mod tests {
         for (index, entry) in [0x1001_u64, 0, 0x3001, 0x4001].into_iter().enumerate() {
             assert!(ram.write_bytes(0x5020 + index as u64 * 8, &entry.to_le_bytes()));
         }
-        assert_eq!(pdptes(&ram, 0x5020), Some([0x1001, 0, 0x3001, 0x4001]));
+        assert_eq!(pdptes(&ram, 0x5020, 40), Some([0x1001, 0, 0x3001, 0x4001]));
         assert!(ram.write_bytes(0x5020, &0x1003_u64.to_le_bytes()));
-        assert_eq!(pdptes(&ram, 0x5020), None);
-        assert_eq!(pdptes(&ram, 0xFFFF_FFE0), None);
+        assert_eq!(pdptes(&ram, 0x5020, 40), None);
+        assert!(ram.write_bytes(0x5020, &(1_u64 << 40 | 1).to_le_bytes()));
+        assert_eq!(pdptes(&ram, 0x5020, 40), None, "beyond the physical address width");
+        assert_eq!(pdptes(&ram, 0xFFFF_FFE0, 40), None);
     }
 
     #[test]

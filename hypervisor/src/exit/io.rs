@@ -76,6 +76,12 @@ fn write<B: Backend>(vcpu: &mut Vcpu<B>, port: u16, size: u8, value: u32) {
 /// up, so that interrupts and kicks come between.
 #[cold]
 fn string_io<B: Backend>(vcpu: &mut Vcpu<B>, access: IoAccess, string: StringIo) {
+    if vcpu.backend.cpl() != 0 {
+        // The walk below does not check user rights: INS must not write a kernel's pages for a
+        // program that was given ports.
+        vcpu.backend.inject(arch::virt::Event::GENERAL_PROTECTION);
+        return;
+    }
     let address_mask = match string.address_size {
         2 => 0xFFFF,
         4 => 0xFFFF_FFFF,

@@ -20,6 +20,7 @@ use guest_loader::layout;
 
 const PAGE: u64 = 4096;
 const RFLAGS_DF: u64 = 1 << 10;
+const RSP: u8 = 4;
 
 /// Who answers at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +88,11 @@ fn register<B: Backend>(vcpu: &mut Vcpu<B>, reg: InsnReg, width: Width) -> u64 {
 fn set_register<B: Backend>(vcpu: &mut Vcpu<B>, reg: InsnReg, value: u64, width: Width) {
     let regs = vcpu.backend.regs();
     let full = regs.get(Reg(reg.index));
-    regs.set(Reg(reg.index), merge_register(full, value, reg, width));
+    let merged = merge_register(full, value, reg, width);
+    regs.set(Reg(reg.index), merged);
+    if reg.index == RSP {
+        vcpu.backend.set_rsp(merged);
+    }
 }
 
 fn source<B: Backend>(vcpu: &mut Vcpu<B>, source: Source, width: Width) -> u64 {

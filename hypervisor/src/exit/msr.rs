@@ -119,7 +119,7 @@ fn emulated_write<B: Backend>(
         }
         Kind::Efer => write_efer(vcpu, value),
         Kind::Held(held) => vcpu.msrs.write(held, index, value).map_err(|_| Gp),
-        Kind::ApicId | Kind::Ldr => Err(Gp),
+        Kind::ApicId | Kind::Version | Kind::Ldr => Err(Gp),
     }
 }
 
@@ -147,6 +147,7 @@ fn read_by_table<B: Backend>(vcpu: &mut Vcpu<B>, index: u32) -> Result<u64, Gp> 
         Read::Emulated(kind) => match kind {
             Kind::ApicBase => Ok(vcpu.apic.mode.read(vcpu.shared.id == 0)),
             Kind::ApicId => Ok(vcpu.apic.id.0.into()),
+            Kind::Version => Ok(crate::interrupt::apic_state::version()),
             Kind::Ldr => Ok(vcpu.apic.ldr().into()),
             Kind::Icr => Ok(vcpu.apic.icr),
             Kind::Svr => Ok(u32::from(vcpu.apic.svr).into()),

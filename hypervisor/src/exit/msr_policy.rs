@@ -51,6 +51,8 @@ pub enum Kind {
     ApicBase,
     /// The vCPU's APIC id.
     ApicId,
+    /// The version register.
+    Version,
     /// The logical id derived from it.
     Ldr,
     /// The interrupt command: checked, translated, sent.

@@ -10,6 +10,13 @@ use arch_defs::apic::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
 
+/// The version register as a guest sees it: the hardware's, but for the suppression of EOI
+/// broadcasts (bit 24), which would let a guest leave a line of the machine without its EOI.
+pub fn version() -> u64 {
+    const EOI_SUPPRESSION: u64 = 1 << 24;
+    arch::apic::read_register(arch_defs::apic::msr::VERSION).unwrap_or(0) & !EOI_SUPPRESSION
+}
+
 /// The virtual part of a vCPU's LAPIC.
 pub struct ApicState {
     /// Virtual id.

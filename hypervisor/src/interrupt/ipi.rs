@@ -21,8 +21,9 @@ pub struct Refused;
 /// #GP for reserved bits.
 #[inline]
 pub fn x2apic_icr<B: Backend>(vcpu: &mut Vcpu<B>, value: u64) -> Result<(), Refused> {
+    act(vcpu, decode_icr(value))?;
     vcpu.apic.icr = value;
-    act(vcpu, decode_icr(value))
+    Ok(())
 }
 
 /// Does what a decoded ICR write asks for.

@@ -19,6 +19,7 @@ pub fn read<B: Backend>(vcpu: &Vcpu<B>, offset: u16) -> u32 {
             (Some(LvtRegister::Timer), _) => read_register(number).unwrap_or(0) as u32,
             (Some(entry), _) => apic.lvt(entry) as u32,
             (None, msr::SVR) => apic.svr.into(),
+            (None, msr::VERSION) => super::apic_state::version() as u32,
             (None, _) => read_register(number).unwrap_or(0) as u32,
         },
         Some(XapicRegister::WriteZero(msr::ESR)) => read_register(msr::ESR).unwrap_or(0) as u32,

@@ -46,9 +46,8 @@ fn wake_up(shared: &VcpuShared, requests: Requests) -> Option<StartState> {
         shared.stats.start(rdtsc());
         let state = shared.take_start();
         shared.set_lifecycle(Lifecycle::WaitForSipi);
-        if state.is_some() {
-            return state;
-        }
+        // A start-up IPI in the same set is of the run before.
+        return state;
     }
     let waiting = shared.lifecycle() == Lifecycle::WaitForSipi;
     if requests.contains(Requests::SIPI) && waiting {

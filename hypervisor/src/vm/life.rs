@@ -5,8 +5,8 @@
 
 use super::{Ask, Lifecycle, Vm};
 use crate::console;
-use crate::cores;
 use crate::interrupt::kick::Requests;
+use crate::interrupt::post::request;
 use crate::memory::Loader;
 use crate::sync::Ordering;
 use alloc::format;
@@ -29,12 +29,12 @@ const STOP_PATIENCE: u64 = 1;
 pub fn start(vm: &'static Vm, modules: &[Module]) -> Result<(), String> {
     let entry = load(vm, modules)?;
     vm.devices.reset();
-    vm.set_up(true);
+    vm.set_up();
     console::line(format_args!("BEELINE vm-start vm={} vcpus={}", vm.config.name, vm.vcpus.len()));
     // The first vCPU goes last: it may send start-up IPIs at once.
     for vcpu in vm.vcpus.iter().rev() {
         vcpu.set_start((vcpu.id == 0).then_some(entry));
-        request(vcpu.core, Requests::START);
+        request(vcpu, Requests::START);
     }
     Ok(())
 }
@@ -79,18 +79,13 @@ fn start_state(entry: CpuEntry) -> StartState {
     }
 }
 
-fn request(core: usize, what: Requests) {
-    let target = cores::core(core);
-    target.kick.post(what, || arch::apic::send_nmi(target.apic_id()));
-}
-
 /// Stops all vCPUs of a VM and waits for them.
 ///
 /// # Errors
 /// The first vCPU that did not stop in time: a bug of ours.
 fn stop(vm: &Vm, tsc_hz: u64) -> Result<(), u32> {
     for vcpu in &vm.vcpus {
-        request(vcpu.core, Requests::STOP);
+        request(vcpu, Requests::STOP);
     }
     let begin = arch::cpu::rdtsc();
     for vcpu in &vm.vcpus {
@@ -104,15 +99,47 @@ fn stop(vm: &Vm, tsc_hz: u64) -> Result<(), u32> {
     Ok(())
 }
 
-/// Serves what a VM asked for. Returns true if the VM is off for good now.
-pub fn serve(vm: &'static Vm, modules: &[Module], tsc_hz: u64) -> bool {
+/// What became of a VM that asked for something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// It asked for nothing, or runs again.
+    GoesOn,
+    /// It is off for good, as it wished.
+    Off,
+    /// It is off for good, and should not be.
+    Failed,
+}
+
+/// Serves what a VM asked for.
+pub fn serve(vm: &'static Vm, modules: &[Module], tsc_hz: u64) -> Served {
     let asked = vm.asked();
     if !vm.is_up() || asked == Ask::Nothing {
-        return false;
+        return Served::GoesOn;
     }
-    if let Err(vcpu) = stop(vm, tsc_hz) {
-        log::error!("vm {}: vCPU {vcpu} does not answer to its kick", vm.config.name);
+    let name = &vm.config.name;
+    let stopped = stop(vm, tsc_hz);
+    if let Err(vcpu) = stopped {
+        log::error!("vm {name}: vCPU {vcpu} does not answer to its kick");
     }
+    report(vm);
+    console::line(format_args!("BEELINE vm-stop vm={name} reason={}", asked.word()));
+    vm.set_down();
+    match (stopped, asked) {
+        // Its memory may still be in use: never load another run over it.
+        (Err(_), _) | (_, Ask::Refused) => Served::Failed,
+        (_, Ask::Reset) => match start(vm, modules) {
+            Ok(()) => Served::GoesOn,
+            Err(why) => {
+                log::error!("vm {name}: cannot restart: {why}");
+                Served::Failed
+            }
+        },
+        _ => Served::Off,
+    }
+}
+
+/// The totals of the run that ends.
+fn report(vm: &Vm) {
     let now = arch::cpu::rdtsc();
     for vcpu in &vm.vcpus {
         let span = crate::stats::Span { from: vcpu.stats.origin(), to: vcpu.stats.snapshot(now) };
@@ -122,17 +149,5 @@ pub fn serve(vm: &'static Vm, modules: &[Module], tsc_hz: u64) -> bool {
     if unclaimed > 0 {
         let name = &vm.config.name;
         log::info!("vm {name}: {unclaimed} accesses to ports and memory that nobody answers");
-    }
-    console::line(format_args!("BEELINE vm-stop vm={} reason={}", vm.config.name, asked.word()));
-    vm.set_up(false);
-    if asked != Ask::Reset {
-        return true;
-    }
-    match start(vm, modules) {
-        Ok(()) => false,
-        Err(why) => {
-            log::error!("vm {}: cannot restart: {why}", vm.config.name);
-            true
-        }
     }
 }

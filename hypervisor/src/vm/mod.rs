@@ -2,7 +2,7 @@
 //! start to stop.
 //!
 //! The housekeeping core starts, stops and restarts VMs; vCPUs only ask for it ([`Vm::ask`]).
-//! Locks: each device has its own, a leaf but for the rings and requests below it.
+//! Locks: those of the devices (see `device::board`), the window's and the start states', leaves.
 
 pub mod life;
 pub mod walk;
@@ -208,9 +208,15 @@ impl Vm {
         self.up.load(Ordering::Acquire) != 0
     }
 
-    fn set_up(&self, up: bool) {
+    /// It runs from now on. What was asked for before (a vCPU that could not be built) stands.
+    fn set_up(&self) {
+        self.up.store(1, Ordering::Release);
+    }
+
+    /// It does not run any more, and what it asked for has been served.
+    fn set_down(&self) {
+        self.up.store(0, Ordering::Release);
         self.ask.store(Ask::Nothing as u32, Ordering::Release);
-        self.up.store(up.into(), Ordering::Release);
     }
 
     /// A byte of its COM1 for the console; false if there is no room.
@@ -245,6 +251,9 @@ impl Vm {
     pub fn close_window(&self, closing: u32) {
         let now = arch::cpu::rdtsc();
         let Some(opened) = self.window.lock().take() else { return };
+        if !crate::rate_limit::WINDOW.allow() {
+            return;
+        }
         for (vcpu, from) in self.vcpus.iter().zip(opened) {
             let mut to = vcpu.stats.snapshot(now);
             if vcpu.id == closing {

@@ -68,7 +68,7 @@ const FRAME: u64 = 0x000F_FFFF_FFFF_F000;
 const PAGE: u64 = 0x1000;
 
 /// PAE PDPTE: bits 2:1, 8:5 and 63:52. PAE entries below it: 62:52.
-const PAE_PDPTE_RESERVED: u64 = 0xFFF0_0000_0000_01E6;
+pub const PAE_PDPTE_RESERVED: u64 = 0xFFF0_0000_0000_01E6;
 const PAE_RESERVED: u64 = 0x7FF0_0000_0000_0000;
 
 /// The guest-physical address behind a linear one.

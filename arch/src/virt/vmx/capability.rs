@@ -48,7 +48,9 @@ fn fit(kind: ControlKind, wanted: u32) -> Result<u32, Unusable> {
     fit_controls(kind, wanted, cpu::rdmsr(kind.capability_msr(has_true))).map_err(|missing| {
         Unusable {
             missing: match missing.kind {
-                ControlKind::Pin => "VMX pin-based control missing (NMI exiting, virtual NMIs)",
+                ControlKind::Pin => {
+                    "VMX pin-based control missing (NMI exiting, virtual NMIs, preemption timer)"
+                }
                 ControlKind::Proc => "VMX primary control missing (MSR bitmaps, secondary)",
                 ControlKind::Proc2 => "VMX secondary control missing (EPT, unrestricted guest)",
                 ControlKind::Exit => "VM-exit control missing (64-bit host, PAT, EFER)",
@@ -63,22 +65,30 @@ fn fit(kind: ControlKind, wanted: u32) -> Result<u32, Unusable> {
 /// The controls of a direct-mode vCPU on this core.
 pub fn direct_controls() -> Result<Controls, Unusable> {
     use control::{Entry, Exit, Pin, Proc, Proc2};
+    // The preemption timer makes an entry exit at once, the windows wait for the guest: all three
+    // are switched on when they are needed.
+    let on_demand = Pin::PREEMPTION_TIMER.bits();
+    let windows = (Proc::INTERRUPT_WINDOW | Proc::NMI_WINDOW).bits();
+    let pin = fit(ControlKind::Pin, (Pin::NMI_EXITING | Pin::VIRTUAL_NMIS).bits() | on_demand)?;
+    let proc = fit(
+        ControlKind::Proc,
+        (Proc::MWAIT_EXITING
+            | Proc::MONITOR_EXITING
+            | Proc::RDPMC_EXITING
+            | Proc::UNCONDITIONAL_IO
+            | Proc::MSR_BITMAPS
+            | Proc::SECONDARY)
+            .bits()
+            | windows,
+    )?;
+    // Only now is it known that the secondary controls' MSR exists.
     let optional2 = {
         let msr = cpu::rdmsr(ControlKind::Proc2.capability_msr(true));
         Proc2::from_bits_truncate((msr >> 32) as u32) & (Proc2::RDTSCP | Proc2::INVPCID)
     };
     Ok(Controls {
-        pin: fit(ControlKind::Pin, (Pin::NMI_EXITING | Pin::VIRTUAL_NMIS).bits())?,
-        proc: fit(
-            ControlKind::Proc,
-            (Proc::MWAIT_EXITING
-                | Proc::MONITOR_EXITING
-                | Proc::RDPMC_EXITING
-                | Proc::UNCONDITIONAL_IO
-                | Proc::MSR_BITMAPS
-                | Proc::SECONDARY)
-                .bits(),
-        )?,
+        pin: pin & !on_demand,
+        proc: proc & !windows,
         proc2: fit(
             ControlKind::Proc2,
             (Proc2::EPT | Proc2::VPID | Proc2::UNRESTRICTED_GUEST | optional2).bits(),
@@ -107,13 +117,13 @@ pub fn largest_page() -> usize {
 
 fn check_ept() -> Result<(), Unusable> {
     let cap = cpu::rdmsr(VMX_EPT_VPID_CAP);
-    // Walk length 4, write-back structures, 2 MiB pages, INVEPT single-context.
-    let need = (1 << 6) | (1 << 14) | (1 << 16) | (1 << 20) | (1 << 25);
+    // Walk length 4, write-back structures, 2 MiB pages, INVEPT and INVVPID of a single context.
+    let need = (1 << 6) | (1 << 14) | (1 << 16) | (1 << 20) | (1 << 25) | (1 << 32) | (1 << 41);
     if cap & need == need {
         return Ok(());
     }
     Err(Unusable {
-        missing: "EPT misses a capability (4-level walk, write-back, 2 MiB pages, INVEPT)",
+        missing: "EPT misses a capability (4-level walk, write-back, 2 MiB pages, INVEPT, INVVPID)",
         hint: "this CPU is too old for Beeline",
         bits: need & !cap,
     })

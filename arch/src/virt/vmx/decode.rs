@@ -48,6 +48,12 @@ pub fn event_exit(vcpu: &mut VmxVcpu) -> ExitInfo {
     } else {
         None
     };
+    if cut_short == Some(Event::Nmi) {
+        // Its delivery had begun to block NMIs; the one that is delivered again must not find
+        // itself blocked (SDM volume 3, section 32.7.1.2).
+        let blocking = vmread(Field::GuestInterruptibility);
+        vmwrite(Field::GuestInterruptibility, blocking & !BLOCKED_BY_NMI);
+    }
     let regs = &mut vcpu.frame.regs;
     let exit = match ExitReason(reason as u16) {
         ExitReason::EXCEPTION_OR_NMI => exception_or_nmi(vectoring.valid()),
@@ -121,6 +127,11 @@ fn exception_or_nmi(cut_short: bool) -> EventExit {
         return EventExit::Nmi;
     }
     restore_nmi_blocking(info.nmi_unblocking(), cut_short);
+    if info.kind() == VectoringInfo::TYPE_PRIVILEGED_EXCEPTION {
+        // INT1 exits before it completes; its #DB is a trap, which returns behind it.
+        let rip = vmread(Field::GuestRip).wrapping_add(vmread(Field::ExitInstructionLength));
+        vmwrite(Field::GuestRip, rip);
+    }
     EventExit::Exception {
         vector: info.vector(),
         error_code: info.has_error_code().then(|| vmread(Field::ExitInterruptionErrorCode) as u32),

@@ -78,8 +78,8 @@ pub fn vmread(field: Field) -> u64 {
     value
 }
 
-/// Writes a field of the current VMCS. Unchecked, since it stands on the exit path; set-up code
-/// reads back what matters in [`super::VmxVcpu::reset`].
+/// Writes a field of the current VMCS. Unchecked, since it stands on the exit path: a field that the
+/// CPU lacks is not written, and the capabilities that a field belongs to are checked at boot.
 #[inline(always)]
 pub fn vmwrite(field: Field, value: u64) {
     // SAFETY: only the current VMCS changes, which belongs to this core alone; host-state fields

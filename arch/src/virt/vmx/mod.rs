@@ -157,15 +157,22 @@ impl Backend for VmxVcpu {
                 info.with_vector(vector).with_kind(VectoringInfo::TYPE_EXTERNAL)
             }
             Event::Nmi => {
-                // A delivery that was cut short may have left its own blocking behind, and the
-                // entry refuses an NMI under blocking (SDM volume 3, section 27.3.1.5).
+                // The entry may refuse an NMI in an STI shadow (SDM volume 3, section 27.3.1.5),
+                // and the CPU need not make an NMI window wait for its end: the NMI ends it.
                 let blocking = vmread(Field::GuestInterruptibility);
-                vmwrite(Field::GuestInterruptibility, blocking & !BLOCKED_BY_NMI);
+                vmwrite(Field::GuestInterruptibility, blocking & !BLOCKED_BY_STI);
                 info.with_vector(2).with_kind(VectoringInfo::TYPE_NMI)
             }
             Event::Exception { vector, error_code } => {
+                // Real mode has no error codes, and the entry refuses one there (SDM volume 3,
+                // section 27.2.1.3).
+                let protected = vmread(Field::GuestCr0) & cpu::CR0_PE != 0;
+                let error_code = error_code.filter(|_| protected);
                 if let Some(code) = error_code {
                     vmwrite(Field::EntryExceptionErrorCode, u64::from(code));
+                }
+                if event == Event::DEBUG {
+                    setup::allow_debug_in_shadow();
                 }
                 info.with_vector(vector)
                     .with_kind(VectoringInfo::TYPE_EXCEPTION)
@@ -199,7 +206,7 @@ impl Backend for VmxVcpu {
     }
 
     fn nmi_open(&self) -> bool {
-        let blocked = BLOCKED_BY_STI | BLOCKED_BY_MOV_SS | BLOCKED_BY_NMI;
+        let blocked = BLOCKED_BY_MOV_SS | BLOCKED_BY_NMI;
         vmread(Field::GuestInterruptibility) & blocked == 0
     }
 
@@ -237,6 +244,10 @@ impl Backend for VmxVcpu {
             nmis: pin.contains(Pin::NMI_EXITING),
             halt: proc.contains(Proc::HLT_EXITING),
         }
+    }
+
+    fn set_rsp(&mut self, value: u64) {
+        vmwrite(Field::GuestRsp, value);
     }
 
     fn rip(&self) -> u64 {

@@ -27,7 +27,8 @@ const INTERCEPTED_EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 
 /// MSRs that pass to the guest and that the VMCS does not switch: they start at zero.
 const UNSWITCHED_MSRS: [u32; 6] =
-    [0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084, 0xC000_0102, 0xC000_0103];
+    [0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084, 0xC000_0102, TSC_AUX];
+const TSC_AUX: u32 = 0xC000_0103;
 
 /// Access rights, SDM volume 3 table 25-2.
 mod access {
@@ -185,9 +186,11 @@ pub fn reset(vcpu: &mut VmxVcpu, state: StartState) {
     write_host_state();
     insn::invvpid(vcpu.tag);
     for msr in UNSWITCHED_MSRS {
-        // SAFETY: these MSRs exist on every 64-bit CPU (RDTSCP's as well, on all that have VMX
-        // with unrestricted guest), zero is legal and root mode uses none of them.
-        unsafe { cpu::wrmsr(msr, 0) };
+        if msr != TSC_AUX || cpu::has_rdtscp() {
+            // SAFETY: these MSRs exist on every 64-bit CPU, TSC_AUX where RDTSCP does; zero is
+            // legal and root mode uses none of them.
+            unsafe { cpu::wrmsr(msr, 0) };
+        }
     }
     cpu::set_dr6(DR6_AFTER_INIT);
     if cpu::set_xcr0(1).is_err() {
@@ -293,6 +296,18 @@ pub fn set_cr0(value: u64) {
     vmwrite(Field::GuestEfer, if lma { efer | cpu::EFER_LMA } else { efer & !cpu::EFER_LMA });
     set_ia32e(lma);
     vmwrite(Field::GuestCr0, real);
+}
+
+/// A #DB that goes back into an STI or MOV-SS shadow of a single-stepped guest: the entry wants to
+/// see the step pending there, and the exit cleared it (SDM volume 3, section 27.3.1.5).
+pub fn allow_debug_in_shadow() {
+    let shadow = vmread(Field::GuestInterruptibility)
+        & (super::BLOCKED_BY_STI | super::BLOCKED_BY_MOV_SS)
+        != 0;
+    if shadow && vmread(Field::GuestRflags) & super::RFLAGS_TF != 0 {
+        let pending = vmread(Field::GuestPendingDebug);
+        vmwrite(Field::GuestPendingDebug, pending | super::PENDING_SINGLE_STEP);
+    }
 }
 
 /// CR4 as the guest wants it: MCE is always 1 in hardware, so that a machine check can never shut

@@ -107,8 +107,8 @@ pub(super) static TABLE: &[Row] = &[
     //
     // x2APIC. Ids are the vCPU's, not the core's.
     row(0x802, read(Kind::ApicId), Write::Gp),
-    // Version: what LVT entries there are.
-    row(0x803, Read::Pass, Write::Gp),
+    // Version: what LVT entries there are, without the EOI suppression that SVR refuses.
+    row(0x803, read(Kind::Version), Write::Gp),
     // TPR, PPR, EOI: priority and completion stay physical.
     row(0x808, Read::Pass, Write::Pass),
     row(0x80A, Read::Pass, Write::Gp),
