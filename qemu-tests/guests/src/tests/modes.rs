@@ -58,6 +58,10 @@ global_asm!(
     "lidtl {page} + trip_real_idt - trip_low",
     "movw $({page} + trip_handler - trip_low), 4 * {vector}",
     "movw $0, 4 * {vector} + 2",
+    // #GP of a trapped instruction: real mode has no error codes. The x2APIC id cannot be written.
+    "movw $({page} + trip_fault - trip_low), 4 * 13",
+    "movw $0, 4 * 13 + 2",
+    "movl $0x802, %ecx; xorl %eax, %eax; xorl %edx, %edx; wrmsr",
     // Trapped instructions in real mode: the vendor is still the same, nobody is at the port.
     "xorl %eax, %eax; cpuid; xorl %ebx, {page} + trip_vendor - trip_low",
     "movw $0x5678, %dx; inb %dx, %al; movb %al, {page} + trip_port - trip_low",
@@ -70,6 +74,11 @@ global_asm!(
     "lgdtl {page} + trip_low_gdt - trip_low",
     "movl %cr0, %eax; orl $1, %eax; movl %eax, %cr0",
     "ljmpl $0x18, $trip_back_32",
+    // Counts, and steps over the two bytes of WRMSR.
+    "trip_fault:",
+    "pushw %bp; movw %sp, %bp; addw $2, 2(%bp); popw %bp",
+    "incb {page} + trip_faults - trip_low",
+    "iretw",
     "trip_handler:",
     "pushl %eax; pushl %ecx; pushl %edx",
     "incb {page} + trip_count - trip_low",
@@ -81,6 +90,7 @@ global_asm!(
     "trip_vendor: .long 0",
     "trip_count: .byte 0",
     "trip_port: .byte 0",
+    "trip_faults: .byte 0",
     ".align 8",
     "trip_real_idt: .word 0x3FF",
     ".long 0",
@@ -104,7 +114,9 @@ global_asm!(
     "popq %rdx; popq %rax",
     "movl $0xC0000101, %ecx",
     "wrmsr",
-    "movzbl {page} + trip_port - trip_low, %eax",
+    "movzbl {page} + trip_faults - trip_low, %eax",
+    "shll $8, %eax",
+    "movb {page} + trip_port - trip_low, %al",
     "shll $8, %eax",
     "movb {page} + trip_count - trip_low, %al",
     "movl {page} + trip_vendor - trip_low, %ecx",
@@ -127,7 +139,7 @@ global_asm!(
 );
 
 unsafe extern "sysv64" {
-    /// Interrupts taken in bits 7:0, the port's value in 15:8; 63:32 is 0 when CPUID answered the same in both modes.
+    /// Interrupts taken in bits 7:0, the port's value in 15:8, faults in 23:16; 63:32 is 0 when CPUID answered the same in both modes.
     fn mode_trip() -> u64;
 }
 
@@ -148,6 +160,7 @@ fn round_trips(n: u64) -> Outcome {
         };
         ensure_eq!(seen & 0xFF, 2, "interrupts taken in real mode, round {round}");
         ensure_eq!(seen >> 8 & 0xFF, 0xFF, "port read in real mode, round {round}");
+        ensure_eq!(seen >> 16 & 0xFF, 1, "#GP in real mode, round {round}");
         ensure_eq!(seen >> 32, 0, "CPUID differs between modes, round {round}");
     }
     Ok(())
