@@ -262,6 +262,44 @@ fn check_xcr0(value: u64, supported: u64) -> Result<(), &'static str> {
     }
 }
 
+/// CR2 as a page fault would leave it: the guest's, since root mode takes none that it survives.
+pub fn set_cr2(value: u64) {
+    // SAFETY: CR2 only reports.
+    unsafe { asm!("mov cr2, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
+}
+
+/// An XSAVE area whose header says that every component is in its initial state.
+#[repr(C, align(64))]
+struct XsaveArea([u8; 4096]);
+
+/// Offset of MXCSR in the legacy region, and its initial value (SDM volume 1, section 10.2.3).
+const MXCSR_OFFSET: usize = 24;
+const MXCSR_INITIAL: u16 = 0x1F80;
+
+static INITIAL_STATE: XsaveArea = {
+    let mut area = [0; 4096];
+    area[MXCSR_OFFSET] = MXCSR_INITIAL as u8;
+    area[MXCSR_OFFSET + 1] = (MXCSR_INITIAL >> 8) as u8;
+    XsaveArea(area)
+};
+
+/// Puts the registers that VM entry does not load into their initial state: x87, SSE, AVX and what
+/// else XCR0 can hold, DR0 to DR3, CR2 (REQUIREMENTS S7). XCR0 is left at 1.
+pub fn clear_unswitched_registers() {
+    let [low, _, _, high] = cpuid(0xD, 0);
+    // SAFETY: CR4.OSXSAVE is set, the bits are those that the CPU supports; XRSTOR reads an area of
+    // ours whose header asks for initial state only, and root mode uses none of these registers.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") low, in("edx") high, options(nomem, nostack));
+        asm!("clts", "xrstor64 [{area}]", area = in(reg) &INITIAL_STATE, in("eax") low,
+             in("edx") high, options(nostack));
+        asm!("xsetbv", in("ecx") 0, in("eax") 1, in("edx") 0, options(nomem, nostack));
+        asm!("mov dr0, {z}", "mov dr1, {z}", "mov dr2, {z}", "mov dr3, {z}", z = in(reg) 0_u64,
+             options(nomem, nostack, preserves_flags));
+    }
+    set_cr2(0);
+}
+
 /// Index of this core, 0 for the housekeeping core. Valid once `tables::install` has run.
 #[inline(always)]
 pub fn core_index() -> usize {

@@ -16,6 +16,9 @@ const SPAN_SHIFT: u32 = 32;
 /// RDMSR and WRMSR of unknown registers.
 pub static UNKNOWN_MSR: RateLimit = RateLimit::new();
 
+/// LAPICs that do not become empty.
+pub static LAPIC: RateLimit = RateLimit::new();
+
 /// Reports of measured windows.
 pub static WINDOW: RateLimit = RateLimit::new();
 

@@ -253,20 +253,27 @@ impl<B: Backend> Vcpu<B> {
         self.nmi_pending = false;
         self.deferred = None;
         self.attention = true;
-        if let Err(left) = arch::apic::reset() {
-            log::error!(
-                "vm {} vCPU {}: its LAPIC does not become empty: {left:?}",
-                self.vm.config.name,
-                self.shared.id
-            );
-        }
+        // First of all nobody may send here any more; what is under way is drained here, or when
+        // the next run begins.
+        self.shared.set_lifecycle(next);
+        self.empty_lapic();
         self.apic = ApicState::reset(self.shared.id);
         self.set_apic_mode(ApicMode::X2apic);
-        self.shared.set_lifecycle(next);
+    }
+
+    fn empty_lapic(&self) {
+        if let Err(left) = arch::apic::reset()
+            && crate::rate_limit::LAPIC.allow()
+        {
+            let (vm, id) = (&self.vm.config.name, self.shared.id);
+            log::warn!("vm {vm} vCPU {id}: its LAPIC does not become empty: {left:?}");
+        }
     }
 
     /// Begins a run in `state`.
     fn begin(&mut self, state: StartState) {
+        // An IPI that was under way when the last run ended has arrived by now.
+        self.empty_lapic();
         self.xcr0 = 1;
         self.msrs = MsrState::new(arch::cpu::physical_bits());
         self.backend.reset(state);

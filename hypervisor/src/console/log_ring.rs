@@ -10,6 +10,11 @@ use log::{LevelFilter, Log, Metadata, Record};
 
 /// Bytes that wait for the serial port at most; then lines are dropped and counted.
 const CAPACITY: usize = 128 * 1024;
+/// Bytes beyond that for lines that programs read.
+const RESERVE: usize = 32 * 1024;
+
+/// A line while it is put together, on the stack: the log takes its lock for whole lines only.
+type Line = arrayvec::ArrayString<1024>;
 
 /// The ring.
 pub struct LogRing {
@@ -24,23 +29,25 @@ static LOG: Mutex<LogRing> =
 /// False until the housekeeping core's loop prints the log: until then lines go out at once.
 static DEFERRED: AtomicBool = AtomicBool::new(false);
 
-impl Write for LogRing {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
+impl LogRing {
+    /// Appends one line, whole or not at all.
+    fn push(&mut self, text: &str) {
         if let Some(kept) = &mut self.kept {
             kept.write(text.as_bytes());
         }
         if !DEFERRED.load(Ordering::Relaxed) {
             text.bytes().for_each(arch::serial::put);
-        } else if self.waiting.len() + text.len() <= CAPACITY {
+            return;
+        }
+        // Lines for programs have room of their own, which a guest that fills the log cannot take.
+        let room = if text.starts_with("BEELINE") { CAPACITY + RESERVE } else { CAPACITY };
+        if self.waiting.len() + text.len() <= room {
             self.waiting.extend(text.bytes());
         } else {
             self.dropped += 1;
         }
-        Ok(())
     }
-}
 
-impl LogRing {
     /// Takes one waiting byte (housekeeping core).
     pub fn take() -> Option<u8> {
         let mut log = LOG.lock();
@@ -50,7 +57,9 @@ impl LogRing {
         if log.dropped > 0 {
             let dropped = core::mem::take(&mut log.dropped);
             // The ring has room again: it is empty.
-            let _ = write!(log, "[beeline] {dropped} pieces of log were dropped\r\n");
+            let mut text = Line::new();
+            let _ = write!(text, "[beeline] {dropped} lines of log were dropped\r\n");
+            log.push(&text);
         }
         None
     }
@@ -82,11 +91,13 @@ impl Log for Logger {
 
 /// Writes one line for people or programs.
 pub fn line(text: fmt::Arguments<'_>) {
-    {
-        let mut log = LOG.lock();
-        // Writing to the ring cannot fail.
-        let _ = write!(log, "{text}\r\n");
+    let mut whole = Line::new();
+    // A line that is too long loses its end, never its line break.
+    let _ = write!(whole, "{text}");
+    while whole.try_push_str("\r\n").is_err() {
+        whole.pop();
     }
+    LOG.lock().push(&whole);
     if DEFERRED.load(Ordering::Relaxed) {
         crate::housekeeping::wake();
     }

@@ -12,6 +12,9 @@ use alloc::collections::VecDeque;
 const CAPACITY: usize = 16 * 1024;
 /// How long a log line waits for a guest to finish its line, in TSC ticks per tsc_hz: 1/20 s.
 const PATIENCE: u64 = 20;
+/// Bytes after which a line gives way to others: a guest that never ends its line must not silence
+/// them.
+const LONG_LINE: usize = 1024;
 
 /// What became of a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,60 +71,66 @@ enum Writer {
     Guest(usize),
 }
 
-/// The order in which waiting bytes leave. Owned by the housekeeping core.
+/// The order in which waiting bytes leave: whole lines, the log and the guests in turn. Owned by the
+/// housekeeping core.
 pub struct Pump {
     /// Whose line is unfinished.
     open: Option<Writer>,
-    /// TSC of the last byte of that line.
+    /// Bytes of that line so far.
+    length: usize,
+    /// TSC of its last byte.
     last: u64,
+    /// Where the search for the next writer begins: 0 the log, then the guests.
+    turn: usize,
     tsc_hz: u64,
 }
 
 impl Pump {
     /// A pump with nothing under way.
     pub const fn new(tsc_hz: u64) -> Self {
-        Self { open: None, last: 0, tsc_hz }
+        Self { open: None, length: 0, last: 0, turn: 0, tsc_hz }
     }
 
-    /// The next byte for the serial port. A line under way goes on while its writer has bytes;
-    /// when it is silent for a while, another line begins on a line of its own.
+    /// The next byte for the serial port. A line under way goes on while its writer has bytes. It
+    /// gives way, with a line end of ours, when it is long, or silent for a while, and others wait.
     pub fn next<'a>(
         &mut self,
         now: u64,
         guests: impl Iterator<Item = &'a GuestOutput> + Clone,
     ) -> Option<u8> {
+        let ring = |n| guests.clone().nth(n);
         let take = |writer| match writer {
             Writer::Log => LogRing::take(),
-            Writer::Guest(n) => guests.clone().nth(n).and_then(GuestOutput::take),
+            Writer::Guest(n) => ring(n).and_then(GuestOutput::take),
         };
+        let waits = |writer| match writer {
+            Writer::Log => LogRing::waiting(),
+            Writer::Guest(n) => ring(n).is_some_and(|ring| !ring.is_empty()),
+        };
+        let count = 1 + guests.clone().count();
+        let writer_at = |place: usize| match place % count {
+            0 => Writer::Log,
+            n => Writer::Guest(n - 1),
+        };
+        let turn = self.turn;
+        let mut others = (turn..turn + count).filter(|&place| Some(writer_at(place)) != self.open);
+        let next = others.find(|&place| waits(writer_at(place)));
         if let Some(writer) = self.open {
-            if let Some(byte) = take(writer) {
+            let long = self.length >= LONG_LINE && next.is_some();
+            if !long && let Some(byte) = take(writer) {
                 return Some(self.sent(writer, byte, now));
             }
-            if now.wrapping_sub(self.last) < self.tsc_hz / PATIENCE {
+            if !long && (next.is_none() || now.wrapping_sub(self.last) < self.tsc_hz / PATIENCE) {
                 return None;
             }
+            self.open = None;
+            self.length = 0;
+            return Some(b'\n');
         }
-        let all = core::iter::once(Writer::Log)
-            .chain(guests.clone().enumerate().map(|(n, _)| Writer::Guest(n)));
-        for writer in all {
-            if Some(writer) == self.open {
-                continue;
-            }
-            let waiting = match writer {
-                Writer::Log => LogRing::waiting(),
-                Writer::Guest(n) => guests.clone().nth(n).is_some_and(|ring| !ring.is_empty()),
-            };
-            if !waiting {
-                continue;
-            }
-            if self.open.take().is_some() {
-                // The silent writer's line ends here.
-                return Some(b'\n');
-            }
-            return take(writer).map(|byte| self.sent(writer, byte, now));
-        }
-        None
+        let place = next?;
+        self.turn = (place + 1) % count;
+        let writer = writer_at(place);
+        take(writer).map(|byte| self.sent(writer, byte, now))
     }
 
     /// True while an unfinished line keeps others waiting: the caller must look again soon.
@@ -131,6 +140,7 @@ impl Pump {
 
     fn sent(&mut self, writer: Writer, byte: u8, now: u64) -> u8 {
         self.open = (byte != b'\n').then_some(writer);
+        self.length = if self.open.is_some() { self.length + 1 } else { 0 };
         self.last = now;
         byte
     }
@@ -171,6 +181,21 @@ mod tests {
         assert_eq!(drain(&mut pump, 10, &guests), "$ ");
         "two\n".bytes().for_each(|b| feed(&guests[1], b));
         assert_eq!(drain(&mut pump, 10 + 50, &guests), "\ntwo\n");
+    }
+
+    #[test]
+    fn r_s5_a_line_without_an_end_silences_nobody() {
+        let guests = vec![GuestOutput::new(), GuestOutput::new()];
+        let mut pump = Pump::new(1000);
+        for _ in 0..4 * LONG_LINE {
+            feed(&guests[0], b'x');
+        }
+        "one\ntwo\n".bytes().for_each(|b| feed(&guests[1], b));
+        let text = drain(&mut pump, 10, &guests);
+        let lines: std::vec::Vec<&str> = text.lines().collect();
+        assert_eq!(lines.iter().position(|l| *l == "one"), Some(1));
+        assert_eq!(lines.iter().position(|l| *l == "two"), Some(3));
+        assert_eq!(text.bytes().filter(|&b| b == b'x').count(), 4 * LONG_LINE);
     }
 
     #[test]

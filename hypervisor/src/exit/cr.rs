@@ -18,7 +18,12 @@ pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, access: CrAccess) {
     vcpu.shared.stats.count(ExitKind::CrAccess);
     let now = vcpu.backend.control_registers();
     let legal = match access.register {
-        0 => cr0_legal(access.value, now.cr4, now.efer),
+        0 => {
+            // 64-bit code cannot switch paging off under itself.
+            let unpaged = access.value & CR0_PG == 0;
+            cr0_legal(access.value, now.cr4, now.efer)
+                && !(unpaged && vcpu.backend.code_segment().long)
+        }
         4 => {
             cr4_legal(access.value, cr4_allowed(&vcpu.cpuid), now.efer)
                 && !(access.value & !now.cr4 & CR4_PCIDE != 0 && now.cr3 & 0xFFF != 0)

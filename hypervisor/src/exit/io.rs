@@ -95,24 +95,29 @@ fn string_io<B: Backend>(vcpu: &mut Vcpu<B>, access: IoAccess, string: StringIo)
     let control = vcpu.backend.control_registers();
     let paging =
         PagingState { cr0: control.cr0, cr3: control.cr3, cr4: control.cr4, efer: control.efer };
-    let gpa = translate(&vcpu.vm.ram, &paging, string.linear).ok();
-    let size = usize::from(access.size);
+    // Byte by byte: an element may lie across two pages whose frames are not neighbours.
+    let mut frames = [0_u64; 4];
+    for (linear, gpa) in (string.linear..).zip(frames.iter_mut().take(usize::from(access.size))) {
+        match translate(&vcpu.vm.ram, &paging, linear) {
+            Ok(found) => *gpa = found,
+            Err(_) => return page_fault(vcpu, linear, access.is_in),
+        }
+    }
+    let frames = frames.get(..usize::from(access.size)).unwrap_or_default();
     let mut bytes = [0; 4];
-    let done = match gpa {
-        None => false,
-        Some(gpa) if access.is_in => {
-            let value = read(vcpu, access.port, access.size) as u32;
-            bytes = value.to_le_bytes();
-            vcpu.vm.ram.write_bytes(gpa, bytes.get(..size).unwrap_or_default())
+    let done = if access.is_in {
+        bytes = (read(vcpu, access.port, access.size) as u32).to_le_bytes();
+        frames.iter().zip(bytes).all(|(&gpa, byte)| vcpu.vm.ram.write_bytes(gpa, &[byte]))
+    } else {
+        let ram = &vcpu.vm.ram;
+        let got = frames
+            .iter()
+            .zip(&mut bytes)
+            .all(|(&gpa, byte)| ReadPhys::read_bytes(ram, gpa, core::slice::from_mut(byte)));
+        if got {
+            write(vcpu, access.port, access.size, u32::from_le_bytes(bytes));
         }
-        Some(gpa) => {
-            let got =
-                ReadPhys::read_bytes(&vcpu.vm.ram, gpa, bytes.get_mut(..size).unwrap_or_default());
-            if got {
-                write(vcpu, access.port, access.size, u32::from_le_bytes(bytes));
-            }
-            got
-        }
+        got
     };
     if !done {
         fault::string_io(vcpu, string.linear);
@@ -130,4 +135,13 @@ fn string_io<B: Backend>(vcpu: &mut Vcpu<B>, access: IoAccess, string: StringIo)
     if count == 1 {
         vcpu.backend.skip_instruction();
     }
+}
+
+/// The memory operand of the kernel's INS or OUTS is not mapped: its own page fault.
+fn page_fault<B: Backend>(vcpu: &mut Vcpu<B>, linear: u64, write: bool) {
+    const WRITE: u32 = 1 << 1;
+    const PAGE_FAULT: u8 = 14;
+    arch::cpu::set_cr2(linear);
+    let error_code = Some(if write { WRITE } else { 0 });
+    vcpu.backend.inject(arch::virt::Event::Exception { vector: PAGE_FAULT, error_code });
 }

@@ -74,7 +74,8 @@ fn write_by_table<B: Backend>(vcpu: &mut Vcpu<B>, index: u32, value: u64) -> Res
     match row.write {
         Write::Ignore => Ok(()),
         Write::IgnoreLogOnce(what) => {
-            if vcpu.msrs.log_now(what) {
+            // The flag starts anew with each INIT, which a guest can send as often as it likes.
+            if vcpu.msrs.log_now(what) && crate::rate_limit::UNKNOWN_MSR.allow() {
                 let (register, why) = match what {
                     Once::Tsc => ("the TSC", "offset 0 keeps deadlines right"),
                     Once::TscAdjust => ("TSC_ADJUST", "offset 0 keeps deadlines right"),

@@ -43,6 +43,8 @@ fn wake_up(shared: &VcpuShared, requests: Requests) -> Option<StartState> {
         shared.set_lifecycle(Lifecycle::Off);
     }
     if requests.contains(Requests::START) {
+        // A new run of the VM: nothing of the last one is readable in it.
+        arch::cpu::clear_unswitched_registers();
         shared.stats.start(rdtsc());
         let state = shared.take_start();
         shared.set_lifecycle(Lifecycle::WaitForSipi);

@@ -57,6 +57,9 @@ impl<B: Backend> Vcpu<B> {
         self.attention = false;
         if let Some(event) = self.deferred.take() {
             match (self.backend.injecting(), event) {
+                // The guest ran in between, in the handler of the exception that went first, and
+                // has retired the interrupt there: it has had its due.
+                (_, Event::External { vector }) if !arch::apic::in_service(vector) => {}
                 (None, Event::External { .. }) if !self.backend.interrupt_open() => {
                     self.deferred = Some(event);
                     self.backend.set_interrupt_window(true);
