@@ -27,7 +27,6 @@ const fn on(name: &'static str, kind: &'static str, guest: Guest, cpus: u32) -> 
         cpuid: "",
         cpus,
         shows: "",
-        cmdline: "",
         limit: 600,
         ips: bed::TESTS_IPS,
     }

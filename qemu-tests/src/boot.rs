@@ -86,11 +86,10 @@ pub fn carry_out(lab: &Lab<'_>, boot: &Boot, filter: &str) -> Result<Done> {
         time0: bed::TIME0,
         time_limit: Duration::from_secs(boot.limit),
     };
-    let (mut begun, mut seen) = (false, 0);
+    let mut seen = 0;
     let mut watch = |line: &str| {
-        if let Expect::RunsOn { after, last, count } = boot.expect {
-            begun |= line.contains(after);
-            seen += usize::from(begun && line.starts_with(last));
+        if let Expect::RunsOn { last, count } = boot.expect {
+            seen += usize::from(line.starts_with(last));
             return if seen >= count { Then::Stop } else { Then::GoOn };
         }
         match line.starts_with("BEELINE done") || line.starts_with("BEELINE fatal") {
@@ -156,7 +155,7 @@ fn judge(boot: &Boot, names: &Names, lines: &[String], end: End) -> Vec<Verdict>
             (Some(_), End::Exited(true)) => Some("it panicked, but reported success".into()),
             (Some(_), end) => Some(how(end, boot.limit)),
         }),
-        Expect::RunsOn { last, count, .. } => one(match end {
+        Expect::RunsOn { last, count } => one(match end {
             End::Stopped => failed_inside(lines),
             end => Some(format!("{last:?} was not seen {count} times; {}", how(end, boot.limit))),
         }),

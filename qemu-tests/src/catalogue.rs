@@ -82,8 +82,6 @@ pub enum Expect {
     Panics(&'static [&'static str]),
     /// As `NoReturn`, but the machine runs on: it is switched off after the last text, seen `count` times.
     RunsOn {
-        /// Lines count from the one with this text on; empty: from the first.
-        after: &'static str,
         /// Start of the line that is waited for.
         last: &'static str,
         /// How often.
@@ -110,8 +108,6 @@ pub struct Boot {
     pub cpus: u32,
     /// Requirements a boot without in-guest tests shows.
     pub shows: &'static str,
-    /// The hypervisor's command line; empty: only the word that ends this bed's machine.
-    pub cmdline: &'static str,
     /// Wall time in seconds.
     pub limit: u64,
     /// Instructions per emulated second.
@@ -130,7 +126,6 @@ const fn vm(name: &'static str, vcpus: u32) -> Boot {
         cpuid: "",
         cpus: vcpus + 1,
         shows: "",
-        cmdline: "",
         limit: 300,
         ips: bed::TESTS_IPS,
     }
@@ -213,18 +208,11 @@ pub const BOOTS: &[Boot] = &[
     no_return("hostile-fetch", 1, &["reason=refused"]),
     Boot {
         guest: Guest::TwoVms,
-        expect: Expect::RunsOn {
-            after: "",
-            last: "BEELINE vm-stop vm=second reason=power-off",
-            count: 1,
-        },
+        expect: Expect::RunsOn { last: "BEELINE vm-stop vm=second reason=power-off", count: 1 },
         cpus: 3,
         ..vm("hostile-sleep", 1)
     },
-    Boot {
-        expect: Expect::RunsOn { after: "", last: "BEELINE vm-start", count: 4 },
-        ..vm("reset", 1)
-    },
+    Boot { expect: Expect::RunsOn { last: "BEELINE vm-start", count: 4 }, ..vm("reset", 1) },
     Boot {
         expect: Expect::Panics(&[
             "BEELINE panic core=1",
@@ -238,28 +226,11 @@ pub const BOOTS: &[Boot] = &[
         limit: 60,
         ..with(HOOKS, 1, vm("panic", 1))
     },
-    Boot {
-        kind: "window",
-        // The second run prints what the first one logged, up to its last line.
-        expect: Expect::RunsOn {
-            after: "log of the run before this reset",
-            last: "  | BEELINE done",
-            count: 1,
-        },
-        cmdline: "exit=reboot",
-        shows: "S8",
-        limit: 120,
-        ..vm("warm-reset", 1)
-    },
     on(
         "p3_katmai",
         Boot {
             // It does not get as far as its command line, so it only halts.
-            expect: Expect::RunsOn {
-                after: "",
-                last: "BEELINE fatal this CPU has no 64-bit mode",
-                count: 1,
-            },
+            expect: Expect::RunsOn { last: "BEELINE fatal this CPU has no 64-bit mode", count: 1 },
             ..refused("no-64-bit", Fault::Machine, &[])
         },
     ),

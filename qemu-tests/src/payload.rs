@@ -104,8 +104,7 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
     if fault != Fault::NoConfig {
         modules.insert(0, Module { name: MODULE.into(), content: Content::Bytes(packed) });
     }
-    let cmdline = if boot.cmdline.is_empty() { bed.exit_word() } else { boot.cmdline };
-    Ok(Entry::Beeline { image: files.image.clone(), cmdline: cmdline.into(), modules })
+    Ok(Entry::Beeline { image: files.image.clone(), cmdline: bed.exit_word().into(), modules })
 }
 
 /// What the test `multiboot_modules_and_command_line` in `guests/src/tests/modules.rs` expects.

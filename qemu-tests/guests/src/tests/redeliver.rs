@@ -37,7 +37,8 @@ const ROUNDS: u64 = 1_000;
 static AT: AtomicU64 = AtomicU64::new(0);
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// What the handler saw.
+/// Runs of the handler in this round, and what the last one saw.
+static RUNS: AtomicU64 = AtomicU64::new(0);
 static RIP: AtomicU64 = AtomicU64::new(0);
 static RSP: AtomicU64 = AtomicU64::new(0);
 static ERROR: AtomicU64 = AtomicU64::new(0);
@@ -57,6 +58,10 @@ fn interrupt(frame: &mut Frame) {
 
 fn trap(frame: &mut Frame) {
     note(frame);
+    if RUNS.fetch_add(1, SeqCst) > 0 {
+        // It came twice: leave the loop that returning to the instruction would be.
+        frame.rip = NEXT.load(SeqCst);
+    }
 }
 
 fn fault(frame: &mut Frame) {
@@ -201,6 +206,7 @@ fn round(pages: &Pages, set: u32, event: &Event, vector: u8) -> Outcome {
     let (all, own) = (irq::count_range(0, 0..=255), irq::count_here(vector));
     let before = figures();
     IN_SERVICE.store(0, SeqCst);
+    RUNS.store(0, SeqCst);
     pages.hide(set)?;
     (event.raise)(pages.stack_top(), vector);
     let after = figures();
