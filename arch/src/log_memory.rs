@@ -1,5 +1,5 @@
-//! The memory that keeps the log over a warm reset: 64 KiB of conventional memory that neither
-//! firmware nor GRUB uses. What it holds after a power-on is noise, so the header proves itself.
+//! The memory that keeps the log over a warm reset: 64 KiB that neither firmware nor GRUB writes to.
+//! What it holds after a power-on is noise, so the header proves itself.
 //!
 //! Locks: none; the console serialises the writers.
 
@@ -7,9 +7,10 @@
 
 use core::ops::Range;
 
-/// Physical addresses of the log memory: below 1 MiB, above what GRUB uses for itself (its
-/// scratch area ends at 0x78000), below the EBDA.
-pub const RANGE: Range<u64> = 0x8_0000..0x9_0000;
+/// Physical addresses of the log memory: the last 64 KiB below 128 MiB. Firmware and GRUB write all
+/// over conventional memory at each boot and load files from 2 MiB upwards; this stays as it was
+/// (seen with SeaBIOS and GRUB 2.06 on QEMU; 0x80000 did not).
+pub const RANGE: Range<u64> = 0x7FF_0000..0x800_0000;
 
 const MAGIC: u64 = 0x4245_454C_4F47_3031;
 const HEADER: u64 = 32;
@@ -32,11 +33,14 @@ pub struct LogMemory {
 }
 
 impl LogMemory {
-    /// Takes the memory over if it is RAM, and gives what the previous run left there to `each`.
-    pub fn take(ram: &[Range<u64>], mut each: impl FnMut(u8)) -> Option<Self> {
+    /// Takes the memory over if it is RAM that no file of the boot loader lies in (`used`), and
+    /// gives what the previous run left there to `each`. `None`: this machine keeps no log.
+    pub fn take(ram: &[Range<u64>], used: &[Range<u64>], mut each: impl FnMut(u8)) -> Option<Self> {
         ram.iter().find(|r| r.start <= RANGE.start && RANGE.end <= r.end)?;
-        // SAFETY: the range is RAM, identity-mapped and kept out of the heap (it lies below
-        // 1 MiB).
+        if used.iter().any(|span| span.start < RANGE.end && RANGE.start < span.end) {
+            return None;
+        }
+        // SAFETY: the range is RAM, identity-mapped, kept out of the heap, and nobody else's.
         unsafe {
             let written = header(1).read_volatile();
             if header(0).read_volatile() == MAGIC && header(2).read_volatile() == !written {

@@ -90,7 +90,9 @@ fn bring_up(magic: u32, info: u64) -> Result<bool, String> {
     let boot = arch::boot::parse(magic, info)?;
     let line = CommandLine::parse(&boot.cmdline);
     EXIT_PORT.call_once(|| line.exit);
-    console::preserve(&boot.ram);
+    let mut files: Vec<Range<u64>> = boot.modules.iter().map(Module::range).collect();
+    files.push(boot.info.clone());
+    console::preserve(&boot.ram, &files);
     line.report();
     log::info!(
         "Beeline {} ({} build), {} MiB of RAM",
@@ -192,7 +194,7 @@ fn build_address_space(image: &arch::boot::Image, boot: &BootInfo, first: &Range
     arch::paging::guard_page(image.guard.start);
     // What the boot loader left free becomes heap, but for the span that is heap already.
     let mut used: Vec<Range<u64>> = boot.modules.iter().map(Module::range).collect();
-    used.extend([image.all.clone(), boot.info.clone(), first.clone()]);
+    used.extend([image.all.clone(), boot.info.clone(), first.clone(), arch::log_memory::RANGE]);
     for range in arch::boot::free(&boot.ram, &used) {
         heap::give(range);
     }
@@ -209,17 +211,13 @@ fn check_places(boot: &BootInfo, platform: &Platform) -> Result<(), String> {
     if !is_ram(&trampoline) {
         return Err(format!("the page at {:#x}, where cores start, is not RAM", trampoline.start));
     }
-    let spans = boot.modules.iter().map(Module::range).chain([boot.info.clone()]);
-    for span in spans {
-        for fixed in [&trampoline, &arch::log_memory::RANGE] {
-            if overlap(&span, fixed) {
-                return Err(format!(
-                    "the boot loader put a module or its information at {:#x}, where Beeline keeps \
-                     its own page at {:#x}",
-                    span.start, fixed.start
-                ));
-            }
-        }
+    let mut files = boot.modules.iter().map(Module::range).chain([boot.info.clone()]);
+    if let Some(file) = files.find(|file| overlap(file, &trampoline)) {
+        return Err(format!(
+            "the boot loader put a module or its information at {:#x}, over the page at {:#x} where \
+             cores start",
+            file.start, trampoline.start
+        ));
     }
     for chip in &platform.io_apics {
         let registers = u64::from(chip.address)..u64::from(chip.address) + 0x1000;

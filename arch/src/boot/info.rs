@@ -134,7 +134,7 @@ fn spans<'a>(
     address: u64,
     image: &Range<u64>,
 ) -> impl Iterator<Item = Range<u64>> + 'a {
-    let own = [image.clone(), address..info.end_address() as u64];
+    let own = [image.clone(), address..info.end_address() as u64, crate::log_memory::RANGE];
     let modules =
         info.module_tags().map(|m| u64::from(m.start_address())..u64::from(m.end_address()));
     own.into_iter().chain(modules).map(|s| s.start & !4095..s.end.next_multiple_of(4096))

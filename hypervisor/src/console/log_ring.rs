@@ -6,6 +6,7 @@ use crate::sync::{AtomicBool, Mutex, Ordering};
 use alloc::collections::VecDeque;
 use arch::log_memory::LogMemory;
 use core::fmt::{self, Write};
+use core::ops::Range;
 use log::{LevelFilter, Log, Metadata, Record};
 
 /// Bytes that wait for the serial port at most; then lines are dropped and counted.
@@ -120,9 +121,10 @@ pub fn set_level(name: &str) {
 }
 
 /// Starts keeping the log in memory that survives a warm reset, and prints what it held.
-pub fn preserve(ram: &[core::ops::Range<u64>]) {
+/// `used` are the spans that the boot loader's files lie in.
+pub fn preserve(ram: &[Range<u64>], used: &[Range<u64>]) {
     let mut old = VecDeque::new();
-    let kept = LogMemory::take(ram, |byte| old.push_back(byte));
+    let kept = LogMemory::take(ram, used, |byte| old.push_back(byte));
     if !old.is_empty() {
         line(format_args!("[beeline] log of the run before this reset:"));
         let mut start = true;
