@@ -214,6 +214,10 @@ pub const BOOTS: &[Boot] = &[
     },
     Boot { expect: Expect::RunsOn { last: "BEELINE vm-start", count: 4 }, ..vm("reset", 1) },
     Boot {
+        expect: Expect::RunsOn { last: "BEELINE vm-start", count: 3 },
+        ..vm("restart-state", 1)
+    },
+    Boot {
         expect: Expect::Panics(&[
             "BEELINE panic core=1",
             "asked for this panic",

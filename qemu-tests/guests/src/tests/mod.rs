@@ -22,6 +22,8 @@ mod pit;
 mod ports;
 mod redeliver;
 mod restart;
+mod restart_state;
+mod retired;
 mod root_mode;
 mod timer;
 mod tsc;
