@@ -81,7 +81,7 @@ pub fn id() -> PhysicalApicId {
 /// Ends the interrupt in service with the highest priority.
 #[inline(always)]
 pub fn eoi() {
-    // SAFETY: EOI with an empty ISR is harmless (REQUIREMENTS E5).
+    // SAFETY: EOI with an empty ISR is harmless (requirement E5).
     unsafe { wrmsr(msr::EOI, 0) };
 }
 
@@ -183,7 +183,7 @@ pub fn stop_timer() {
 /// Starts a one-shot timer of the housekeeping core, in ticks of the LAPIC timer.
 pub fn start_timer(vector: u8, ticks: u32) {
     // SAFETY: the housekeeping core has a handler for the vector; guest cores never call this
-    // (REQUIREMENTS C6).
+    // (requirement C6).
     unsafe {
         wrmsr(msr::TIMER_DIVIDE, TIMER_DIVIDE_1);
         wrmsr(msr::LVT_TIMER, u64::from(vector));
@@ -192,7 +192,7 @@ pub fn start_timer(vector: u8, ticks: u32) {
 }
 
 /// Puts this core's LAPIC into the state after INIT, except that it stays in x2APIC mode: empty,
-/// software-disabled, everything masked (DESIGN section 5, the drain; SDM section 11.4.7.1).
+/// software-disabled, everything masked (SDM section 11.4.7.1).
 ///
 /// # Errors
 /// What is left, if the LAPIC does not become empty: a device keeps asserting a line.

@@ -202,7 +202,7 @@ pub fn pause() {
 }
 
 /// Sleeps until the next interrupt with IF=1, then clears IF again. Only the housekeeping core
-/// may: a guest core must not take interrupts in root mode, nor halt there (REQUIREMENTS H4).
+/// may: a guest core must not take interrupts in root mode, nor halt there (requirement H4).
 pub fn halt_until_interrupt() {
     // SAFETY: the housekeeping core's IDT has handlers for all vectors that can arrive. STI
     // keeps interrupts off until HLT, so that no wake-up is lost.
@@ -284,7 +284,7 @@ static INITIAL_STATE: XsaveArea = {
 };
 
 /// Puts the registers that VM entry does not load into their initial state: x87, SSE, AVX and what
-/// else XCR0 can hold, DR0 to DR3, CR2 (REQUIREMENTS S7). XCR0 is left at 1.
+/// else XCR0 can hold, DR0 to DR3, CR2 (requirement S7). XCR0 is left at 1.
 pub fn clear_unswitched_registers() {
     let [low, _, _, high] = cpuid(0xD, 0);
     // SAFETY: CR4.OSXSAVE is set, the bits are those that the CPU supports; XRSTOR reads an area of

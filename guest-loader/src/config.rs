@@ -93,7 +93,7 @@ pub struct ModuleConfig {
     pub cmdline: String,
 }
 
-/// How external interrupts reach a VM (design, section 4).
+/// How external interrupts reach a VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Delivery {

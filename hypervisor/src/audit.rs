@@ -1,4 +1,4 @@
-//! The audit before every entry, in debug builds: what direct delivery rests on (REQUIREMENTS
+//! The audit before every entry, in debug builds: what direct delivery rests on (requirements
 //! A2, E3, H1) is read back from the hardware's own structures.
 
 use crate::vcpu::Vcpu;

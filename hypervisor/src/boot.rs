@@ -304,7 +304,7 @@ fn start_cores<B: Backend>(machine: &Machine) -> Result<u32, String> {
 const TSC_TRIES: u32 = 16;
 
 /// Waits until a started core is ready, and checks that its TSC is in step with this core's: guests
-/// read it with offset 0 on any core (REQUIREMENTS C5).
+/// read it with offset 0 on any core (requirement C5).
 fn await_core(core: &CoreShared, tsc_hz: u64) -> Result<(), String> {
     let begin = cpu::rdtsc();
     while !core.online() {

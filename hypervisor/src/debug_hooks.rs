@@ -335,7 +335,7 @@ pub fn nmi_in_root(core: usize) {
 }
 
 /// Between the last look at the requests and the entry: the place where a lost kick would be
-/// lost (REQUIREMENTS D2). An armed storm sends its NMI while the target stands here.
+/// lost (requirement D2). An armed storm sends its NMI while the target stands here.
 pub fn before_entry(core: usize) {
     if ambush(core, 1) {
         STORM.before_entry.fetch_add(1, R);

@@ -55,7 +55,7 @@ impl GuestRam {
         Ok(())
     }
 
-    /// Zeroes everything: nothing of the last run is readable in the next (REQUIREMENTS S7).
+    /// Zeroes everything: nothing of the last run is readable in the next (requirement S7).
     pub fn clear(&self) {
         self.pieces.iter().for_each(|(_, block)| block.fill(0));
     }

@@ -2,7 +2,7 @@
 //!
 //! One core, one vCPU (sharing comes later): the loop enters the guest, counts and dispatches the
 //! exit, and serves requests. Root mode runs with IF=0 here: what arrives meanwhile waits in IRR
-//! for the guest (REQUIREMENTS A4). No lock is taken on the way but by the exits that touch a
+//! for the guest (requirement A4). No lock is taken on the way but by the exits that touch a
 //! device.
 
 mod parking;
@@ -43,7 +43,7 @@ pub struct Vcpu<B> {
     pub xcr0: u64,
     /// An NMI waits for the guest.
     nmi_pending: bool,
-    /// A delivery that an exit cut short and that could not go back in yet (REQUIREMENTS D8).
+    /// A delivery that an exit cut short and that could not go back in yet (requirement D8).
     deferred: Option<Event>,
     /// One of the two above waits, or the vCPU has stopped: the one flag that the way to the
     /// entry looks at.
@@ -127,8 +127,8 @@ impl<B: Backend> Vcpu<B> {
         let mut exit_tsc = rdtsc_low();
         self.attention = true;
         loop {
-            // An NMI that comes after this look makes the entry exit at once, by the host's
-            // handler (REQUIREMENTS D2); one that came before has its request in the set.
+            // An NMI that comes after this look makes the entry exit at once, by `nmi_in_root`
+            // (requirement D2); one that came before has its request in the set.
             if self.core.kick.pending() {
                 self.serve_requests();
             }
@@ -281,7 +281,7 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Puts the virtual LAPIC into another mode. The physical one stays in x2APIC mode and keeps
-    /// what it holds (REQUIREMENTS A6, S4); its registers as MSRs are the guest's in x2APIC mode
+    /// what it holds (requirement A6, S4); its registers as MSRs are the guest's in x2APIC mode
     /// only.
     pub fn set_apic_mode(&mut self, mode: ApicMode) {
         self.apic.mode = mode;

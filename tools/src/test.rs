@@ -59,7 +59,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
 fn host(workspace: &Workspace, filter: Option<&str>) -> Result<bool> {
     progress::title("Host tests");
     let mut cargo = workspace.cargo();
-    cargo.args(["test", "--quiet", "--no-fail-fast"]);
+    cargo.args(["test", "--no-fail-fast"]);
     for package in HOST {
         cargo.args(["--package", package]);
     }
@@ -71,7 +71,7 @@ fn host(workspace: &Workspace, filter: Option<&str>) -> Result<bool> {
     cargo
         .env("CARGO_TARGET_DIR", workspace.target().join("loom"))
         .env("RUSTFLAGS", "--cfg loom")
-        .args(["test", "--quiet", "--release", "--package", "hypervisor", "--test", "loom_kick"]);
+        .args(["test", "--release", "--package", "hypervisor", "--test", "loom_kick"]);
     passed &= succeeds(cargo.args(filter))?;
     Ok(passed)
 }
@@ -90,7 +90,7 @@ pub fn emulator(workspace: &Workspace, options: &Options, more: &[&str]) -> Resu
         crate::bed::Choice::Kvm => "kvm",
     };
     let mut cargo = workspace.cargo();
-    cargo.args(["run", "--quiet", "--package", "qemu-tests", "--bin", "emulator-tests", "--"]);
+    cargo.args(["run", "--package", "qemu-tests", "--bin", "emulator-tests", "--"]);
     cargo.args(["--bed", bed, "--jobs", &options.jobs.to_string()]).args(more);
     if let Some(filter) = &options.filter {
         cargo.args(["--filter", filter]);

@@ -1,5 +1,5 @@
 //! The drain window: the one place where a guest core opens IF in root mode, to take what waits
-//! in the LAPIC's IRR (DESIGN section 5).
+//! in the LAPIC's IRR (docs: how it works).
 //!
 //! It has an IDT of its own, whose stubs assume no error code: a guest may legally have sent
 //! itself vectors 16 to 31. Each vector is confirmed by its ISR bit; without one it was an

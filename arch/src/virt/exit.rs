@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// An external interrupt. In direct mode only ever the re-injection of a delivery that an
-    /// exit cut short: its ISR bit is set already (REQUIREMENTS D8, E3).
+    /// exit cut short: its ISR bit is set already (requirement D8, E3).
     External {
         /// Vector.
         vector: u8,
@@ -168,6 +168,6 @@ pub struct ExitInfo {
     /// Why.
     pub exit: EventExit,
     /// The delivery of this event was cut short by the exit. Dropping it would wedge its
-    /// priority class in the LAPIC (REQUIREMENTS D8): inject it again.
+    /// priority class in the LAPIC (requirement D8): inject it again.
     pub cut_short: Option<Event>,
 }

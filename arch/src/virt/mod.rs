@@ -21,7 +21,7 @@ use core::fmt;
 /// What the delivery mode asks of each entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryControls {
-    /// External interrupts exit. False in direct mode (REQUIREMENTS A2).
+    /// External interrupts exit. False in direct mode (requirement A2).
     pub external_interrupts: bool,
     /// NMIs exit. Always true.
     pub nmis: bool,
@@ -125,7 +125,7 @@ pub trait Backend: Sized + 'static {
     fn set_interrupt_window(&mut self, on: bool);
 
     /// Makes the next entry exit at once with [`Exit::Quantum`]. Called by the host's NMI
-    /// handler on the core in question, at any moment (REQUIREMENTS D2); does nothing while no
+    /// handler on the core in question, at any moment (requirement D2); does nothing while no
     /// vCPU is loaded there.
     fn request_immediate_exit();
 

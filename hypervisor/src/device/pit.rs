@@ -3,7 +3,7 @@
 //! the guest's own vector and core, so that the interrupt takes no exit.
 //!
 //! A pin that the guest programs for NMI delivers to the housekeeping core, which raises the NMI by
-//! request: a physical NMI on the guest's core could merge with a kick and be lost (REQUIREMENTS
+//! request: a physical NMI on the guest's core could merge with a kick and be lost (requirements
 //! D4).
 //!
 //! Locks: none but the physical IOAPIC's.

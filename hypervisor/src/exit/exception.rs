@@ -1,5 +1,5 @@
 //! The exceptions that are intercepted so that a guest that loops in their delivery cannot hold
-//! its core (REQUIREMENTS S6): #DB and #AC go back to the guest, #MC stops the VM.
+//! its core (requirement S6): #DB and #AC go back to the guest, #MC stops the VM.
 
 use super::fault;
 use crate::stats::ExitKind;

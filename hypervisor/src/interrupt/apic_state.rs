@@ -1,6 +1,6 @@
 //! What of a guest's LAPIC is virtual: its mode, its ids, the shadows of trapped registers.
 //! Everything else is the core's own x2APIC, which the guest uses directly. SDM volume 3,
-//! chapter 11; DESIGN section 1's table.
+//! chapter 11.
 
 use arch_defs::apic::{
     ApicId, ApicMode, Lvt, LvtRegister, Svr, XapicLogical, check_lvt, check_svr, x2apic_ldr,
@@ -21,7 +21,7 @@ pub fn version() -> u64 {
 pub struct ApicState {
     /// Virtual id.
     pub id: ApicId,
-    /// x2APIC, disabled or xAPIC (REQUIREMENTS A6).
+    /// x2APIC, disabled or xAPIC (requirement A6).
     pub mode: ApicMode,
     /// The last ICR value written.
     pub icr: u64,
@@ -69,7 +69,7 @@ impl ApicState {
     }
 
     /// A guest's LVT write: the shadow keeps it, the hardware gets what policy lets through
-    /// (REQUIREMENTS H3). Returns the hardware's value where the register has one.
+    /// (requirement H3). Returns the hardware's value where the register has one.
     ///
     /// # Errors
     /// #GP for reserved bits.

@@ -1,5 +1,5 @@
 //! A guest's ICR writes: decoded, checked, translated to its own VM's vCPUs, sent. Shorthands and
-//! clusters are expanded, never copied through (REQUIREMENTS V3, V4). SDM volume 3, section 11.6.
+//! clusters are expanded, never copied through (requirement V3, V4). SDM volume 3, section 11.6.
 
 use super::post::{post, post_nmi, request};
 use crate::interrupt::kick::Requests;

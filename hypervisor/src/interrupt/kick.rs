@@ -1,4 +1,4 @@
-//! The kick word: how one core makes another look at its requests (design section 5, requirements D1-D4).
+//! The kick word: how one core makes another look at its requests (requirements D1-D4).
 //!
 //! A core in direct mode listens to nothing but NMIs, and an NMI carries no information and merges with others in
 //! one latch. So each core has a [`KickWord`]: a set of request bits that says *what*, and a word that says *whether

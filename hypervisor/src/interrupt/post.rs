@@ -2,7 +2,7 @@
 //! devices and timers) calls [`post`]. Nothing else raises a vector in a guest.
 //!
 //! A virtual interrupt is a real IPI with the guest's own vector, so that IRR, ISR, priority and
-//! EOI stay physical (REQUIREMENTS E3, V1). No locks.
+//! EOI stay physical (requirement E3, V1). No locks.
 
 use crate::cores;
 use crate::interrupt::kick::Requests;

@@ -1,5 +1,5 @@
 //! The register page of a guest in xAPIC mode, decoded onto the core's physical x2APIC: register
-//! accesses exit, delivery stays direct (REQUIREMENTS A6). SDM volume 3, section 11.4.1.
+//! accesses exit, delivery stays direct (requirement A6). SDM volume 3, section 11.4.1.
 
 use super::ipi;
 use crate::vcpu::Vcpu;

@@ -1,5 +1,5 @@
 //! The life of a guest core around its vCPU's runs: parked in guest mode, where an NMI always
-//! reaches it (REQUIREMENTS H4), until a request says what to do next.
+//! reaches it (requirement H4), until a request says what to do next.
 
 use super::Vcpu;
 use crate::cores::{self, CoreShared};
@@ -10,7 +10,7 @@ use arch::cpu::rdtsc;
 use arch::stage2::Stage2;
 use arch::virt::{Backend, EventExit, Exit, MsrAccess, StartState, Unusable, VcpuConfig};
 
-/// The life of a guest core: parked in guest mode until its vCPU is to run (REQUIREMENTS H4).
+/// The life of a guest core: parked in guest mode until its vCPU is to run (requirement H4).
 /// `vcpu` is `None` on a core that no VM uses.
 pub fn core_loop<B: Backend>(mut parking: B, mut vcpu: Option<Vcpu<B>>) -> ! {
     let core = cores::this();

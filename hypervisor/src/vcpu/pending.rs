@@ -1,5 +1,5 @@
 //! What waits to enter a vCPU: its own NMIs, told apart from kicks, and deliveries that an exit cut
-//! short (REQUIREMENTS D2, D4, D8).
+//! short (requirement D2, D4, D8).
 
 use super::Vcpu;
 use crate::cores;
@@ -91,7 +91,7 @@ impl<B: Backend> Vcpu<B> {
     }
 }
 
-/// The host's NMI handler (REQUIREMENTS D2): an NMI that arrives in root mode must end the next
+/// The host's NMI handler (requirement D2): an NMI that arrives in root mode must end the next
 /// entry at once, or its request would wait for the guest's next exit.
 pub fn nmi_in_root<B: Backend>() {
     let core = cores::this();

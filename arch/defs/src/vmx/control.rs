@@ -22,7 +22,7 @@ bitflags! {
     pub struct Proc: u32 {
         /// Exit as soon as the guest could take an interrupt.
         const INTERRUPT_WINDOW = 1 << 2;
-        /// TSC offsetting (REQUIREMENTS C5 keeps it off).
+        /// TSC offsetting (requirement C5 keeps it off).
         const TSC_OFFSETTING = 1 << 3;
         /// HLT causes an exit.
         const HLT_EXITING = 1 << 7;

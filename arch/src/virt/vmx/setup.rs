@@ -22,7 +22,7 @@ const RFLAGS_FIXED: u64 = 1 << 1;
 const NO_LINK: u64 = u64::MAX;
 
 /// #DB, #AC and #MC: a guest that loops in their delivery must not hold its core
-/// (REQUIREMENTS S6, CVE-2015-5307, CVE-2015-8104).
+/// (requirement S6, CVE-2015-5307, CVE-2015-8104).
 const INTERCEPTED_EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 
 /// MSRs that pass to the guest and that the VMCS does not switch: they start at zero.
@@ -142,7 +142,7 @@ fn write_controls(vcpu: &VmxVcpu, controls: &capability::Controls) {
     vmwrite(Field::MsrBitmap, vcpu.msr_bitmap.address());
     vmwrite(Field::EptPointer, vcpu.eptp);
     vmwrite(Field::Vpid, vcpu.tag.into());
-    // REQUIREMENTS C5: no offset, or a deadline that the guest arms would fire at another time.
+    // requirement C5: no offset, or a deadline that the guest arms would fire at another time.
     vmwrite(Field::TscOffset, 0);
     vmwrite(Field::LinkPointer, NO_LINK);
 }
@@ -311,7 +311,7 @@ pub fn allow_debug_in_shadow() {
 }
 
 /// CR4 as the guest wants it: MCE is always 1 in hardware, so that a machine check can never shut
-/// the core down (REQUIREMENTS S6); VMXE is 1 and invisible.
+/// the core down (requirement S6); VMXE is 1 and invisible.
 pub fn set_cr4(value: u64, allowed: u64) {
     let fixed = capability::cr4_fixed() | cpu::CR4_MCE | cpu::CR4_VMXE;
     vmwrite(Field::Cr4Mask, !allowed | fixed);
