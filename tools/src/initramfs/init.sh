@@ -76,6 +76,7 @@ boot)
     leave done
     ;;
 shell)
+    cd /
     echo "GUEST shell"
     echo "The shell of the Linux guest. 'exit' switches the machine off."
     stty -F /dev/ttyS0 sane 2> /dev/null
