@@ -69,7 +69,6 @@ pub fn direct_controls() -> Result<Controls, Unusable> {
     // are switched on when they are needed.
     let on_demand = Pin::PREEMPTION_TIMER.bits();
     let windows = (Proc::INTERRUPT_WINDOW | Proc::NMI_WINDOW).bits();
-    let pin = fit(ControlKind::Pin, (Pin::NMI_EXITING | Pin::VIRTUAL_NMIS).bits() | on_demand)?;
     let proc = fit(
         ControlKind::Proc,
         (Proc::MWAIT_EXITING
@@ -86,13 +85,16 @@ pub fn direct_controls() -> Result<Controls, Unusable> {
         let msr = cpu::rdmsr(ControlKind::Proc2.capability_msr(true));
         Proc2::from_bits_truncate((msr >> 32) as u32) & (Proc2::RDTSCP | Proc2::INVPCID)
     };
+    let proc2 = fit(
+        ControlKind::Proc2,
+        (Proc2::EPT | Proc2::VPID | Proc2::UNRESTRICTED_GUEST | optional2).bits(),
+    )?;
+    // The oldest requirement comes first in the message: a CPU without EPT lacks the others too.
+    let pin = fit(ControlKind::Pin, (Pin::NMI_EXITING | Pin::VIRTUAL_NMIS).bits() | on_demand)?;
     Ok(Controls {
         pin: pin & !on_demand,
         proc: proc & !windows,
-        proc2: fit(
-            ControlKind::Proc2,
-            (Proc2::EPT | Proc2::VPID | Proc2::UNRESTRICTED_GUEST | optional2).bits(),
-        )?,
+        proc2,
         exit: fit(
             ControlKind::Exit,
             (Exit::SAVE_DEBUG
