@@ -65,9 +65,9 @@ cyclictest)
     usleep "$(word beeline.offset 0)"
     # The window spans 60 percent of the run. cyclictest's main thread wakes every 10 ms; left alone
     # it moves between the CPUs, by an IPI each time.
-    window run --threads "$threads" --span-ms $((loops * interval * 6 / 10000)) -- \
+    window run --threads "$threads" --span-ms $((loops * interval * 6 / 10000)) --output /tmp/log -- \
         cyclictest -m -p 90 -i "$interval" -l "$loops" -q -N -t "$threads" -a "$cpus" --mainaffinity=0 \
-        -h "$(word beeline.buckets 60000)" --histfile=/tmp/histogram || leave "failed cyclictest"
+        -h "$(word beeline.buckets 60000)" --histfile=/tmp/histogram || { cat /tmp/log; leave "failed cyclictest"; }
     window histogram /tmp/histogram "$cpus" || leave "failed histogram"
     grep -E 'LOC|IPI|RES|CAL|NMI' /proc/interrupts
     leave done

@@ -12,12 +12,13 @@ mod threads;
 
 use std::env;
 use std::error::Error;
-use std::fs;
+use std::fs::{self, File};
 use std::process::{Command, ExitCode};
 use std::thread::sleep;
 use std::time::Duration;
 
-const USAGE: &str = "usage: window run [--port 0xbe0] [--threads N] [--span-ms MS] -- PROGRAM ARGS…
+const USAGE: &str =
+    "usage: window run [--port 0xbe0] [--threads N] [--span-ms MS] [--output FILE] -- PROGRAM ARGS…
        window histogram FILE CPU,CPU…
        window exit-bochs";
 
@@ -42,12 +43,18 @@ struct Options {
     port: u16,
     threads: usize,
     span: Duration,
+    output: String,
     program: Vec<String>,
 }
 
 fn options(words: &[String]) -> Result<Options, Box<dyn Error>> {
-    let mut o =
-        Options { port: 0xBE0, threads: 1, span: Duration::from_millis(500), program: Vec::new() };
+    let mut o = Options {
+        port: 0xBE0,
+        threads: 1,
+        span: Duration::from_millis(500),
+        output: "/dev/null".into(),
+        program: Vec::new(),
+    };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         if word == "--" {
@@ -58,6 +65,7 @@ fn options(words: &[String]) -> Result<Options, Box<dyn Error>> {
         match word.as_str() {
             "--port" => o.port = port::parse(value)?,
             "--threads" => o.threads = value.parse()?,
+            "--output" => o.output.clone_from(value),
             "--span-ms" => o.span = Duration::from_millis(value.parse()?),
             _ => return Err(USAGE.into()),
         }
@@ -69,7 +77,10 @@ fn run(words: &[String]) -> Result<(), Box<dyn Error>> {
     let o = options(words)?;
     let window = port::Window::open_device(o.port)?;
     let (name, arguments) = o.program.split_first().ok_or(USAGE)?;
-    let mut child = Command::new(name).args(arguments).spawn()?;
+    // Not on the console: a serial port at work disturbs the CPU that serves it.
+    let output = File::create(&o.output)?;
+    let mut child =
+        Command::new(name).args(arguments).stdout(output.try_clone()?).stderr(output).spawn()?;
     if !threads::wait_until_running(child.id(), o.threads)? {
         child.wait()?;
         return Err(format!("{name} ended before its {} threads ran", o.threads).into());
