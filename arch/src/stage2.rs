@@ -1,5 +1,5 @@
-//! Second-stage address spaces: EPT now, nested page tables later, by one walker. SDM volume 3,
-//! section 29.3.
+//! Second-stage address spaces: EPT, nested page tables and VT-d second-level tables, by one walker.
+//! SDM volume 3, section 29.3; APM volume 2, section 15.25; VT-d specification, section 9.8.
 //!
 //! An address space is built before its guest runs and does not change while it does; the frames
 //! stay with it for good.
@@ -8,17 +8,42 @@ use crate::heap::{self, Block, FRAME};
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// Entry bits of an EPT entry, SDM tables 29-1 to 29-7.
-mod ept {
+/// Bits that mean the same in all three formats: read or present, write, execute or user (VT-d
+/// ignores it), a large page, the frame.
+mod bits {
     pub const READ: u64 = 1 << 0;
-    pub const WRITE: u64 = 1 << 1;
-    pub const EXECUTE: u64 = 1 << 2;
-    pub const ACCESS: u64 = READ | WRITE | EXECUTE;
-    pub const WRITE_BACK: u64 = 6 << 3;
+    pub const ACCESS: u64 = READ | 1 << 1 | 1 << 2;
     pub const LARGE: u64 = 1 << 7;
     pub const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
-    /// EPTP: write-back structures, walk length 4.
-    pub const POINTER: u64 = 6 | 3 << 3;
+}
+
+/// Whose hardware walks the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Intel EPT: bits 5:3 are the memory type (SDM tables 29-1 to 29-7).
+    Ept,
+    /// AMD nested page tables: ordinary long-mode entries. An access by the guest counts as a user's
+    /// (APM volume 2, section 15.25.5), bits 4:3 choose a type of the host's PAT.
+    Npt,
+    /// VT-d second-level tables: no memory type of their own.
+    Vtd,
+}
+
+impl Format {
+    const fn memory(self) -> u64 {
+        match self {
+            Self::Ept => 6 << 3,
+            Self::Npt | Self::Vtd => 0,
+        }
+    }
+
+    const fn device(self) -> u64 {
+        match self {
+            // PCD and PWT: entry 3 of the PAT, uncacheable after a reset.
+            Self::Npt => 3 << 3,
+            Self::Ept | Self::Vtd => 0,
+        }
+    }
 }
 
 /// Page sizes by level: 4 KiB, 2 MiB, 1 GiB.
@@ -30,6 +55,7 @@ pub struct Stage2 {
     root: Block,
     /// Lower tables; kept so that their frames have an owner.
     tables: Vec<Block>,
+    format: Format,
     largest: usize,
 }
 
@@ -42,9 +68,9 @@ impl Stage2 {
     ///
     /// # Errors
     /// If memory ran out.
-    pub fn new(largest: usize) -> Result<Self, OutOfMemory> {
+    pub fn new(format: Format, largest: usize) -> Result<Self, OutOfMemory> {
         let root = heap::frame().ok_or(OutOfMemory)?;
-        Ok(Self { root, tables: Vec::new(), largest: largest.min(2) })
+        Ok(Self { root, tables: Vec::new(), format, largest: largest.min(2) })
     }
 
     /// Maps guest-physical memory onto host memory, with the largest pages that fit. Sizes and
@@ -53,15 +79,26 @@ impl Stage2 {
     /// # Errors
     /// If memory ran out.
     pub fn map(&mut self, gpa: Range<u64>, host: u64) -> Result<(), OutOfMemory> {
+        self.map_as(gpa, host, self.format.memory())
+    }
+
+    /// Maps a device's registers, uncacheable. Sizes and addresses are multiples of 4 KiB.
+    ///
+    /// # Errors
+    /// If memory ran out.
+    pub fn map_device(&mut self, gpa: Range<u64>, host: u64) -> Result<(), OutOfMemory> {
+        self.map_as(gpa, host, self.format.device())
+    }
+
+    fn map_as(&mut self, gpa: Range<u64>, host: u64, kind: u64) -> Result<(), OutOfMemory> {
         let (mut at, mut to) = (gpa.start, host);
         while at < gpa.end {
             let level = (0..=self.largest)
                 .rev()
                 .find(|&l| at % SIZE[l] == 0 && to % SIZE[l] == 0 && gpa.end - at >= SIZE[l])
                 .unwrap_or(0);
-            let large = if level > 0 { ept::LARGE } else { 0 };
-            let flags = ept::READ | ept::WRITE | ept::EXECUTE | ept::WRITE_BACK;
-            self.set(at, level, to | flags | large)?;
+            let large = if level > 0 { bits::LARGE } else { 0 };
+            self.set(at, level, to | bits::ACCESS | kind | large)?;
             at += SIZE[level];
             to += SIZE[level];
         }
@@ -74,14 +111,14 @@ impl Stage2 {
         for upper in (level + 1..=3).rev() {
             let at = offset(gpa, upper);
             let old = self.table(table).read_u64(at);
-            let next = if old & ept::READ == 0 {
+            let next = if old & bits::READ == 0 {
                 let new = heap::frame().ok_or(OutOfMemory)?;
-                let pointer = new.address() | ept::READ | ept::WRITE | ept::EXECUTE;
+                let pointer = new.address() | bits::ACCESS;
                 self.table(table).write_u64(at, pointer);
                 self.tables.push(new);
                 self.tables.len() - 1
             } else {
-                let address = old & ept::ADDRESS;
+                let address = old & bits::ADDRESS;
                 let known = self.tables.iter().position(|t| t.address() == address);
                 // A large page in the way: maps never overlap, so this is a bug of ours.
                 known.ok_or(OutOfMemory)?
@@ -97,8 +134,8 @@ impl Stage2 {
     /// translations.
     pub fn hide(&self, gpa: u64) -> bool {
         self.leaf(gpa).is_some_and(|(table, at, value)| {
-            let mapped = value & ept::ACCESS != 0;
-            table.write_u64(at, value & !ept::ACCESS);
+            let mapped = value & bits::ACCESS != 0;
+            table.write_u64(at, value & !bits::ACCESS);
             mapped
         })
     }
@@ -106,9 +143,9 @@ impl Stage2 {
     /// Gives a hidden page back; false if it was not hidden.
     pub fn unhide(&self, gpa: u64) -> bool {
         self.leaf(gpa).is_some_and(|(table, at, value)| {
-            let hidden = value != 0 && value & ept::ACCESS == 0;
+            let hidden = value != 0 && value & bits::ACCESS == 0;
             if hidden {
-                table.write_u64(at, value | ept::ACCESS);
+                table.write_u64(at, value | bits::ACCESS);
             }
             hidden
         })
@@ -120,10 +157,10 @@ impl Stage2 {
         for level in (0..=3).rev() {
             let at = offset(gpa, level);
             let value = table.read_u64(at);
-            if level == 0 || value & ept::LARGE != 0 {
+            if level == 0 || value & bits::LARGE != 0 {
                 return Some((table, at, value));
             }
-            table = self.tables.iter().find(|t| t.address() == value & ept::ADDRESS)?;
+            table = self.tables.iter().find(|t| t.address() == value & bits::ADDRESS)?;
         }
         None
     }
@@ -132,9 +169,9 @@ impl Stage2 {
         index.and_then(|i| self.tables.get(i)).unwrap_or(&self.root)
     }
 
-    /// The value for a VMCS's EPT-pointer field.
-    pub fn ept_pointer(&self) -> u64 {
-        self.root.address() | ept::POINTER
+    /// Host-physical address of the root table.
+    pub fn root(&self) -> u64 {
+        self.root.address()
     }
 
     /// Translates a guest-physical address, as the hardware would. For tests and audits.
@@ -142,14 +179,14 @@ impl Stage2 {
         let mut table = &self.root;
         for level in (0..=3).rev() {
             let value = table.read_u64(offset(gpa, level));
-            if value & ept::READ == 0 {
+            if value & bits::READ == 0 {
                 return None;
             }
-            let page = SIZE.get(level).filter(|_| level == 0 || value & ept::LARGE != 0);
+            let page = SIZE.get(level).filter(|_| level == 0 || value & bits::LARGE != 0);
             if let Some(size) = page {
-                return Some((value & ept::ADDRESS & !(size - 1)) | (gpa & (size - 1)));
+                return Some((value & bits::ADDRESS & !(size - 1)) | (gpa & (size - 1)));
             }
-            table = self.tables.iter().find(|t| t.address() == value & ept::ADDRESS)?;
+            table = self.tables.iter().find(|t| t.address() == value & bits::ADDRESS)?;
         }
         None
     }
@@ -171,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_largest_fitting_page_is_used() {
-        let mut space = Stage2::new(2).unwrap();
+        let mut space = Stage2::new(Format::Ept, 2).unwrap();
         space.map(0..0xA_0000, 0x4000_0000).unwrap();
         space.map(0x20_0000..0x4000_0000, 0x4020_0000).unwrap();
         space.map(0x1_0000_0000..0x1_4000_0000, 0x8000_0000).unwrap();
@@ -185,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_hidden_page_comes_back_as_it_was() {
-        let mut space = Stage2::new(1).unwrap();
+        let mut space = Stage2::new(Format::Ept, 1).unwrap();
         space.map(0..0x40_0000, 0x4000_0000).unwrap();
         assert!(!space.unhide(0x20_1234));
         assert!(space.hide(0x20_1234));
@@ -197,8 +234,22 @@ mod tests {
     }
 
     #[test]
+    fn device_pages_are_uncacheable_in_every_format() {
+        for (format, memory, device) in
+            [(Format::Ept, 0x37, 0x07), (Format::Npt, 0x07, 0x1F), (Format::Vtd, 0x07, 0x07)]
+        {
+            let mut space = Stage2::new(format, 1).unwrap();
+            space.map(0..0x1000, 0x5000).unwrap();
+            space.map_device(0x1000..0x2000, 0xFEB0_0000).unwrap();
+            let entry = |gpa| space.leaf(gpa).map(|(_, _, value)| value);
+            assert_eq!(entry(0), Some(0x5000 | memory), "{format:?}");
+            assert_eq!(entry(0x1000), Some(0xFEB0_0000 | device), "{format:?}");
+        }
+    }
+
+    #[test]
     fn r_s9_what_is_not_mapped_is_not_there() {
-        let mut space = Stage2::new(1).unwrap();
+        let mut space = Stage2::new(Format::Ept, 1).unwrap();
         space.map(0x10_0000..0x20_0000, 0x70_0000).unwrap();
         for gpa in [0, 0xF_FFFF, 0x20_0000, 0xFEE0_0000, 0x1_0000_0000] {
             assert_eq!(space.translate(gpa), None, "{gpa:#x}");

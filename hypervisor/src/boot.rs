@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 use arch::acpi::Platform;
 use arch::boot::{BootInfo, Module};
 use arch::machine::ExitPort;
-use arch::stage2::Stage2;
+use arch::stage2::{Format, Stage2};
 use arch::virt::Backend;
 use arch::virt::vmx::VmxVcpu;
 use arch::{acpi, apic, cpu, heap, ioapic, tables, time};
@@ -137,7 +137,7 @@ const fn build() -> &'static str {
 fn with_backend<B: Backend>(machine: &Machine) -> Result<bool, String> {
     tables::set_nmi_handler(vcpu::nmi_in_root::<B>);
     B::enable_core().map_err(|e| e.to_string())?;
-    let parking = parking_space().ok_or("no memory for the parking page")?;
+    let parking = parking_space(B::STAGE2).ok_or("no memory for the parking page")?;
     SHARED.call_once(|| Shared { parking, rates: machine.rates });
     let cores = start_cores::<B>(machine)?;
     // Nothing is writable and executable from here on.
@@ -160,7 +160,7 @@ fn with_backend<B: Backend>(machine: &Machine) -> Result<bool, String> {
         modules: Some(&names),
     };
     config::check(&config, &facts).map_err(|e| format!("configuration: {e}"))?;
-    vm::publish(build_vms(config, B::largest_page())?);
+    vm::publish(build_vms::<B>(config)?);
     housekeeping::run(machine)
 }
 
@@ -270,10 +270,10 @@ fn scale(value: u64, to: u64, from: u64) -> u64 {
 }
 
 /// A guest-physical space of one page, with the code that a parked core runs.
-fn parking_space() -> Option<Stage2> {
+fn parking_space(format: Format) -> Option<Stage2> {
     let page = heap::frame()?;
     page.write_bytes(0, &vcpu::PARKING_CODE);
-    let mut space = Stage2::new(0).ok()?;
+    let mut space = Stage2::new(format, 0).ok()?;
     space.map(0..heap::FRAME, page.address()).ok()?;
     Some(space)
 }
@@ -382,7 +382,7 @@ fn read_config(modules: &[Module]) -> Result<Config, String> {
     config::unpack(module.data).map_err(|e| format!("module \"config\": {e}"))
 }
 
-fn build_vms(config: Config, largest: usize) -> Result<Vec<Vm>, String> {
+fn build_vms<B: Backend>(config: Config) -> Result<Vec<Vm>, String> {
     let mut vms = Vec::new();
     for (index, config) in config.vms.into_iter().enumerate() {
         let no_memory = format!(
@@ -391,7 +391,7 @@ fn build_vms(config: Config, largest: usize) -> Result<Vec<Vm>, String> {
             config.memory >> 20
         );
         let ram = GuestRam::new(config.memory).map_err(|_| no_memory.clone())?;
-        let mut space = Stage2::new(largest).map_err(|_| no_memory.clone())?;
+        let mut space = Stage2::new(B::STAGE2, B::largest_page()).map_err(|_| no_memory.clone())?;
         ram.map(&mut space).map_err(|_| no_memory)?;
         vms.push(Vm::new(index, config, ram, space));
     }

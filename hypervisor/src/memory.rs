@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(back[..3], [0; 3], "nothing is written if a part is missing");
         assert!(ram.write_bytes((38 << 20) - 1, &[1]));
         assert!(!ram.write_bytes(38 << 20, &[1]));
-        let mut space = Stage2::new(1).unwrap();
+        let mut space = Stage2::new(arch::stage2::Format::Ept, 1).unwrap();
         ram.map(&mut space).unwrap();
         assert!(space.translate((38 << 20) - 1).is_some());
         assert_eq!(space.translate(38 << 20), None);

@@ -56,6 +56,9 @@ pub trait Backend: Sized + 'static {
     /// The vendor's name for logs and reports.
     const NAME: &'static str;
 
+    /// The format of its second-stage tables.
+    const STAGE2: crate::stage2::Format;
+
     /// Turns the extension on for this core.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod setup;
 
 use crate::cpu;
 use crate::heap::Block;
+use crate::stage2::Format;
 use crate::tables::area;
 use crate::virt::{
     Backend, CodeSegment, ControlRegisters, EntryControls, Event, Exit, ExitInfo, FetchState,
@@ -65,6 +66,8 @@ impl VmxVcpu {
 
 impl Backend for VmxVcpu {
     const NAME: &'static str = "vmx";
+
+    const STAGE2: Format = Format::Ept;
 
     fn enable_core() -> Result<(), Unusable> {
         capability::enable()

@@ -19,6 +19,8 @@ const PAT_AFTER_RESET: u64 = 0x0007_0406_0007_0406;
 const DR6_AFTER_INIT: u64 = 0xFFFF_0FF0;
 const DR7_AFTER_INIT: u64 = 0x400;
 const RFLAGS_FIXED: u64 = 1 << 1;
+/// EPT pointer: write-back structures, walk length 4 (SDM volume 3, section 25.6.11).
+const EPT_POINTER: u64 = 6 | 3 << 3;
 const NO_LINK: u64 = u64::MAX;
 
 /// #DB, #AC and #MC: a guest that loops in their delivery must not hold its core
@@ -71,7 +73,7 @@ pub fn new(config: &VcpuConfig<'_>) -> Result<VmxVcpu, Unusable> {
         vmcs,
         msr_bitmap,
         msr_access: config.msr_access,
-        eptp: config.stage2.ept_pointer(),
+        eptp: config.stage2.root() | EPT_POINTER,
         tag: config.tag,
     };
     vcpu.load();
