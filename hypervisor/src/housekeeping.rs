@@ -75,6 +75,7 @@ pub fn run(machine: &Machine) -> Result<bool, String> {
         busy |= receive(&mut monitor);
         busy |= debug_hooks::drive();
         for vm in vm::all() {
+            vm::window::print(vm);
             match life::serve(vm, &machine.modules, machine.rates.tsc_hz) {
                 Served::GoesOn => {}
                 Served::Off => running -= 1,
@@ -151,6 +152,7 @@ fn receive(monitor: &mut Monitor) -> bool {
 fn work_waits() -> bool {
     LogRing::waiting()
         || outputs().any(|ring| !ring.is_empty())
+        || vm::all().iter().any(|vm: &Vm| vm.window.is_waiting())
         || vm::all().iter().any(|vm: &Vm| vm.is_up() && vm.asked() != vm::Ask::Nothing)
         || debug_hooks::running()
 }

@@ -6,6 +6,7 @@ use crate::stats::ExitKind;
 use crate::sync::Ordering;
 use crate::vcpu::Vcpu;
 use crate::vm::walk::{PagingState, ReadPhys, translate};
+use crate::vm::window;
 use arch::virt::{Backend, IoAccess, StringIo};
 
 const WINDOW_PORT: u16 = 0x0BE0;
@@ -57,8 +58,8 @@ fn read<B: Backend>(vcpu: &mut Vcpu<B>, port: u16, size: u8) -> u64 {
 fn write<B: Backend>(vcpu: &mut Vcpu<B>, port: u16, size: u8, value: u32) {
     if port == WINDOW_PORT {
         match value & 0xFF {
-            1 => vcpu.vm.open_window(),
-            0 => vcpu.vm.close_window(vcpu.shared.id),
+            1 => window::open(vcpu.vm),
+            0 => window::close(vcpu.vm, vcpu.shared.id),
             _ => {}
         }
         return;

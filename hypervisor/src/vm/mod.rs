@@ -6,17 +6,19 @@
 
 pub mod life;
 pub mod walk;
+pub mod window;
 
 use crate::console::{GuestOutput, Put};
 use crate::device::Devices;
 use crate::memory::GuestRam;
-use crate::stats::{Snapshot, VcpuStats};
+use crate::stats::VcpuStats;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Once, Ordering};
 use alloc::vec::Vec;
 use arch::stage2::Stage2;
 use arch::virt::StartState;
 use arch_defs::apic::XapicLogical;
 use guest_loader::config::VmConfig;
+use window::Window;
 
 /// What a vCPU is doing, as others see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,8 +158,8 @@ pub struct Vm {
     pub output: GuestOutput,
     /// Accesses to ports and memory that nobody answers.
     pub unclaimed: AtomicU64,
-    /// The measured window, if open: one snapshot per vCPU.
-    window: Mutex<Option<Vec<Snapshot>>>,
+    /// Its measured windows.
+    pub window: Window,
     ask: AtomicU32,
     up: AtomicU32,
 }
@@ -167,6 +169,7 @@ impl Vm {
     pub fn new(index: usize, config: VmConfig, ram: GuestRam, stage2: Stage2) -> Self {
         let vcpus =
             (0..).zip(&config.cpus).map(|(id, &core)| VcpuShared::new(id, core as usize)).collect();
+        let window = Window::new(config.cpus.len());
         Self {
             index,
             devices: Devices::new(&config.devices),
@@ -176,7 +179,7 @@ impl Vm {
             vcpus,
             output: GuestOutput::new(),
             unclaimed: AtomicU64::new(0),
-            window: Mutex::new(None),
+            window,
             ask: AtomicU32::new(Ask::Nothing as u32),
             up: AtomicU32::new(0),
         }
@@ -237,36 +240,6 @@ impl Vm {
     /// True if its LAPICs are in xAPIC mode, where logical ids are the guest's own.
     pub fn in_xapic(&self) -> bool {
         self.vcpus.first().is_some_and(|vcpu| vcpu.xapic.load(Ordering::Acquire))
-    }
-
-    /// Opens the measured window now.
-    pub fn open_window(&self) {
-        let now = arch::cpu::rdtsc();
-        let snapshots = self.vcpus.iter().map(|vcpu| vcpu.stats.snapshot(now)).collect();
-        *self.window.lock() = Some(snapshots);
-    }
-
-    /// Closes it and reports it. The exit of the closing write itself is not part of the window:
-    /// `closing` is the vCPU that made it, with its exit counted already.
-    pub fn close_window(&self, closing: u32) {
-        let now = arch::cpu::rdtsc();
-        let Some(opened) = self.window.lock().take() else { return };
-        if !crate::rate_limit::WINDOW.allow() {
-            return;
-        }
-        for (vcpu, from) in self.vcpus.iter().zip(opened) {
-            let mut to = vcpu.stats.snapshot(now);
-            if vcpu.id == closing {
-                let io = &mut to.exits[crate::stats::ExitKind::Io as usize];
-                *io = io.saturating_sub(1);
-            }
-            crate::console::line(format_args!(
-                "BEELINE window vm={} vcpu={} {}",
-                self.config.name,
-                vcpu.id,
-                crate::stats::Span { from, to }
-            ));
-        }
     }
 }
 
