@@ -98,7 +98,7 @@ pub(crate) fn cr2() -> u64 {
 }
 
 /// DR6, the debug status.
-pub fn dr6() -> u64 {
+pub(crate) fn dr6() -> u64 {
     let value: u64;
     // SAFETY: reading a debug register changes nothing while CR4.DE and DR7.GD are off in root
     // mode.
@@ -107,7 +107,7 @@ pub fn dr6() -> u64 {
 }
 
 /// Sets DR6. It belongs to the guest: root mode uses no breakpoints.
-pub fn set_dr6(value: u64) {
+pub(crate) fn set_dr6(value: u64) {
     // The upper half must be zero (SDM volume 3, section 18.2.3).
     let value = value & 0xFFFF_FFFF;
     // SAFETY: DR6 only reports; root mode has no debug exceptions on.
@@ -263,7 +263,7 @@ fn check_xcr0(value: u64, supported: u64) -> Result<(), &'static str> {
 }
 
 /// CR2 as a page fault would leave it: the guest's, since root mode takes none that it survives.
-pub fn set_cr2(value: u64) {
+pub(crate) fn set_cr2(value: u64) {
     // SAFETY: CR2 only reports.
     unsafe { asm!("mov cr2, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
 }

@@ -22,6 +22,7 @@ use arch::boot::{BootInfo, Module};
 use arch::machine::ExitPort;
 use arch::stage2::{Format, Stage2};
 use arch::virt::Backend;
+use arch::virt::svm::SvmVcpu;
 use arch::virt::vmx::VmxVcpu;
 use arch::{acpi, apic, cpu, heap, ioapic, tables, time};
 use command_line::CommandLine;
@@ -118,15 +119,11 @@ fn bring_up(magic: u32, info: u64) -> Result<bool, String> {
         machine.platform.ecam.len(),
         machine.platform.dmar_units
     );
-    // The one place where the vendor is chosen. SVM follows.
-    if cpu::has_svm() && !cpu::has_vmx() {
-        return Err(
-            "this CPU has AMD SVM, which this version does not drive yet: use an Intel CPU \
-                    with VMX"
-                .to_string(),
-        );
+    // The one place where the vendor is chosen.
+    match vendor() {
+        Vendor::Intel => with_backend::<VmxVcpu>(&machine),
+        Vendor::Amd => with_backend::<SvmVcpu>(&machine),
     }
-    with_backend::<VmxVcpu>(&machine)
 }
 
 const fn build() -> &'static str {

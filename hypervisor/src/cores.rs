@@ -3,7 +3,7 @@
 //!
 //! No locks; every field is atomic, and each says who writes it.
 
-use crate::interrupt::kick::KickWord;
+use crate::interrupt::kick::{KickWord, Requests};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use arch::apic::PhysicalApicId;
 
@@ -18,6 +18,8 @@ pub struct CoreShared {
     online: AtomicBool,
     /// The TSC handshake of boot: 0 idle, 1 asked, else the answer.
     tsc: AtomicU64,
+    /// It wants [`Requests::LOOK_AGAIN`] from the housekeeping core. Set by this core, cleared there.
+    look_again: AtomicBool,
     /// Counters of the NMI protocol, written by this core.
     pub nmis: NmiCounters,
 }
@@ -39,6 +41,7 @@ impl CoreShared {
             apic_id: AtomicU32::new(0),
             online: AtomicBool::new(false),
             tsc: AtomicU64::new(0),
+            look_again: AtomicBool::new(false),
             nmis: NmiCounters {
                 exits: AtomicU64::new(0),
                 in_root: AtomicU64::new(0),
@@ -77,6 +80,24 @@ impl CoreShared {
         }
     }
 
+    /// Asks the housekeeping core for a kick of this core a little later.
+    pub fn ask_to_look_again(&self) {
+        self.look_again.store(true, Ordering::Release);
+        crate::housekeeping::wake();
+    }
+
+    /// Does this core wait for that kick?
+    pub fn wants_to_look_again(&self) -> bool {
+        self.look_again.load(Ordering::Acquire)
+    }
+
+    /// Sends that kick, if the core waits for one (housekeeping core).
+    pub fn look_again(&self) {
+        if self.look_again.swap(false, Ordering::AcqRel) {
+            self.kick.post(Requests::LOOK_AGAIN, || arch::apic::send_nmi(self.apic_id()));
+        }
+    }
+
     /// True once the core is in root mode and listens to kicks.
     pub fn online(&self) -> bool {
         self.online.load(Ordering::Acquire)
@@ -103,6 +124,11 @@ pub fn core(index: usize) -> &'static CoreShared {
 #[inline]
 pub fn this() -> &'static CoreShared {
     core(arch::cpu::core_index())
+}
+
+/// All cores that are in root mode.
+pub fn online() -> impl Iterator<Item = &'static CoreShared> {
+    CORES.iter().filter(|core| core.online())
 }
 
 /// A core by its index, if there is one (numbers that come from outside).

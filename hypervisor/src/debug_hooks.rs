@@ -9,7 +9,7 @@ use crate::cores;
 use crate::interrupt::kick::Requests;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use arch::cpu::rdtsc;
-use arch::virt::GuestRegs;
+use arch::virt::{Backend, GuestRegs};
 
 /// Phases a guest can name in R15.
 const PHASES: usize = 8;
@@ -63,6 +63,7 @@ struct Storm {
     exits: AtomicU64,
     in_root: AtomicU64,
     before_entry: AtomicU64,
+    mid_exit: AtomicU64,
     phases: [AtomicU64; PHASES],
 }
 
@@ -103,6 +104,7 @@ static STORM: Storm = Storm {
     exits: AtomicU64::new(0),
     in_root: AtomicU64::new(0),
     before_entry: AtomicU64::new(0),
+    mid_exit: AtomicU64::new(0),
     phases: [const { AtomicU64::new(0) }; PHASES],
 };
 
@@ -164,7 +166,7 @@ fn start(target: usize, mode: Mode, count: u64, seed: u64) -> Option<u64> {
     Some(0)
 }
 
-fn figures() -> [&'static AtomicU64; 9] {
+fn figures() -> [&'static AtomicU64; 10] {
     let s = &STORM;
     [
         &s.posted,
@@ -175,6 +177,7 @@ fn figures() -> [&'static AtomicU64; 9] {
         &s.exits,
         &s.in_root,
         &s.before_entry,
+        &s.mid_exit,
         &RAW.sent,
     ]
 }
@@ -199,6 +202,7 @@ fn figure(number: u64) -> Option<u64> {
         8 => s.before_entry.load(R),
         9 => cores::get(s.target.load(R) as usize)?.nmis.real.load(R),
         10 => RAW.sent.load(R),
+        11 => s.mid_exit.load(R),
         16.. => s.phases.get(usize::try_from(number - 16).ok()?)?.load(R),
         _ => return None,
     })
@@ -296,8 +300,9 @@ fn kick(target: &cores::CoreShared) {
         STORM.posted.fetch_add(1, R);
         STORM.sent_at.store(rdtsc(), Ordering::Release);
         target.kick.post(Requests::PING, || {
-            STORM.sent.fetch_add(1, R);
             arch::apic::send_nmi(target.apic_id());
+            // Afterwards: a target that waits for the sending finds the NMI under way.
+            STORM.sent.fetch_add(1, Ordering::Release);
         });
     }
 }
@@ -336,26 +341,30 @@ pub fn nmi_in_root(core: usize) {
 
 /// Between the last look at the requests and the entry: the place where a lost kick would be
 /// lost (requirement D2). An armed storm sends its NMI while the target stands here.
-pub fn before_entry(core: usize) {
-    if ambush(core, 1) {
+pub fn before_entry<B: Backend>(core: usize) {
+    if ambush::<B>(core, 1) {
         STORM.before_entry.fetch_add(1, R);
     }
 }
 
 /// In the middle of an exit.
-pub fn in_exit(core: usize) {
-    ambush(core, 2);
+pub fn in_exit<B: Backend>(core: usize) {
+    if ambush::<B>(core, 2) {
+        STORM.mid_exit.fetch_add(1, R);
+    }
 }
 
-/// Waits here until the storm's NMI has been taken; true if it was.
-fn ambush(core: usize, place: u32) -> bool {
+/// Waits here until the storm's NMI has been taken, or, where NMIs wait in root mode, has been sent; true
+/// if it was.
+fn ambush<B: Backend>(core: usize, place: u32) -> bool {
     if !is_target(core) || STORM.ambush.armed.load(Ordering::Acquire) != place {
         return false;
     }
-    let before = STORM.in_root.load(R);
+    let sign = if B::HOLDS_NMIS { &STORM.sent } else { &STORM.in_root };
+    let before = sign.load(R);
     let since = rdtsc();
     STORM.ambush.waiting.store(true, Ordering::Release);
-    while STORM.in_root.load(R) == before {
+    while sign.load(Ordering::Acquire) == before {
         if !STORM.running.load(Ordering::Acquire) || rdtsc().wrapping_sub(since) > LOST {
             STORM.ambush.waiting.store(false, Ordering::Release);
             return false;

@@ -74,6 +74,7 @@ pub fn run(machine: &Machine) -> Result<bool, String> {
         let mut busy = print(&mut pump);
         busy |= receive(&mut monitor);
         busy |= debug_hooks::drive();
+        cores::online().for_each(cores::CoreShared::look_again);
         for vm in vm::all() {
             vm::window::print(vm);
             match life::serve(vm, &machine.modules, machine.rates.tsc_hz) {
@@ -154,6 +155,7 @@ fn work_waits() -> bool {
         || outputs().any(|ring| !ring.is_empty())
         || vm::all().iter().any(|vm: &Vm| vm.window.is_waiting())
         || vm::all().iter().any(|vm: &Vm| vm.is_up() && vm.asked() != vm::Ask::Nothing)
+        || cores::online().any(cores::CoreShared::wants_to_look_again)
         || debug_hooks::running()
 }
 

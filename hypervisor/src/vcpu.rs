@@ -102,10 +102,11 @@ impl<B: Backend> Vcpu<B> {
                 let (read, write) = msr_policy::passes(msr);
                 MsrAccess { read, write }
             },
-            // One vCPU per core, so the core's number keeps the TLB tags apart; 0 and 1 are the
-            // host's and the parking space's.
-            tag: shared.core as u16 + 2,
+            // TLB tags are a core's own, and one vCPU lives there: 0 and 1 are the host's and the
+            // parking space's.
+            tag: 2,
             cr4_allowed: cr4_allowed(&cpuid),
+            code: vm,
         })?;
         Ok(Self {
             backend,
@@ -141,13 +142,13 @@ impl<B: Backend> Vcpu<B> {
             }
             if cfg!(debug_assertions) {
                 crate::audit::before_entry(self);
-                crate::debug_hooks::before_entry(self.shared.core);
+                crate::debug_hooks::before_entry::<B>(self.shared.core);
             }
             self.shared.stats.add_root_ticks(rdtsc_low().wrapping_sub(exit_tsc));
             let exit = self.backend.run();
             exit_tsc = rdtsc_low();
             if cfg!(debug_assertions) {
-                crate::debug_hooks::in_exit(self.shared.core);
+                crate::debug_hooks::in_exit::<B>(self.shared.core);
             }
             self.dispatch(exit);
         }
@@ -184,8 +185,11 @@ impl<B: Backend> Vcpu<B> {
             EventExit::InterruptWindow => self.interrupt_window(),
             EventExit::ControlRegister(access) => exit::cr::handle(self, access),
             EventExit::Xsetbv => exit::cr::xsetbv(self),
-            EventExit::Exception { vector, error_code, dr6 } => {
-                exit::exception::handle(self, vector, error_code, dr6);
+            EventExit::ControlRegisterRead { register, gpr, word } => {
+                exit::cr::read(self, register, gpr, word);
+            }
+            EventExit::Exception { vector, error_code } => {
+                exit::exception::handle(self, vector, error_code);
             }
             EventExit::CacheFlush => self.skipped(ExitKind::Instruction),
             EventExit::UndefinedInstruction => {
@@ -241,6 +245,7 @@ impl<B: Backend> Vcpu<B> {
             }
             return;
         }
+        self.attention |= requests.contains(Requests::LOOK_AGAIN);
         if requests.contains(Requests::WAKE) {
             self.backend.wake();
         }

@@ -12,9 +12,11 @@ pub mod compute;
 mod decode;
 #[cfg(test)]
 mod oracle;
+pub mod system;
 
 pub use compute::{ARITHMETIC_FLAGS, Flags, extend, merge_register, read_register};
 pub use decode::{MAX_LEN, decode};
+pub use system::{SystemInsn, SystemOp, decode_system};
 
 /// Default operand and address size of the code segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,4 +9,5 @@ extern crate std;
 pub mod acpi;
 pub mod apic;
 pub mod insn;
+pub mod svm;
 pub mod vmx;

@@ -19,7 +19,7 @@ use crate::paging;
 use crate::virt::Unusable;
 use core::arch::asm;
 use core::mem::offset_of;
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, AtomicU64};
 
 /// Selector of the 64-bit code segment.
 pub const CODE_SELECTOR: u16 = 0x08;
@@ -47,6 +47,12 @@ pub struct CoreArea {
     this: u64,
     /// A vCPU's VMCS is current on this core.
     pub vmcs_live: AtomicBool,
+    /// SVM: GIF is 0, as it is while a vCPU is loaded.
+    pub gif_held: AtomicBool,
+    /// SVM: the NMI that comes next has been told of as an exit; the handler has nothing to do.
+    pub nmi_exited: AtomicBool,
+    /// SVM: address of the VMCB with this core's own segment state, 0 before SVM is on.
+    pub host_vmcb: AtomicU64,
     gdt: [u64; 5],
     tss: Tss,
 }
@@ -136,6 +142,9 @@ pub fn install(index: u32) -> Result<(), Unusable> {
             index,
             this: block.address(),
             vmcs_live: AtomicBool::new(false),
+            gif_held: AtomicBool::new(false),
+            nmi_exited: AtomicBool::new(false),
+            host_vmcb: AtomicU64::new(0),
             gdt: gdt(tss_base),
             tss: Tss {
                 reserved0: 0,

@@ -4,6 +4,7 @@
 use super::idt::STUB;
 use core::arch::naked_asm;
 use core::fmt;
+use core::sync::atomic::Ordering;
 use spin::Mutex;
 
 /// Registers of the interrupted code, as the stubs push them.
@@ -111,7 +112,8 @@ pub fn set_vector_handler(vector: u8, handler: fn()) {
 extern "sysv64" fn dispatch(frame: &TrapFrame) {
     match frame.vector {
         2 => {
-            if let Some(handler) = NMI.get() {
+            let exited = super::area().nmi_exited.swap(false, Ordering::Relaxed);
+            if let Some(handler) = NMI.get().filter(|_| !exited) {
                 handler();
             }
         }

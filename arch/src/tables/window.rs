@@ -10,14 +10,23 @@
 use super::idt::{self, STUB};
 use super::trap;
 use crate::apic;
+use crate::virt::svm;
 use core::arch::{asm, naked_asm};
+use core::sync::atomic::Ordering;
 
 /// Takes and retires every interrupt that the LAPIC can deliver now. IF is 0 again afterwards.
 pub fn drain_pending() {
     idt::load_window();
+    let gif_held = super::area().gif_held.load(Ordering::Relaxed);
+    if gif_held {
+        svm::release_nmis();
+    }
     // SAFETY: the window's IDT accepts every vector a LAPIC can deliver. One instruction after
     // STI is shadowed, the following ones take whatever is pending, one after the other.
     unsafe { asm!("sti", "nop", "nop", "cli", options(nostack)) };
+    if gif_held {
+        svm::hold_nmis();
+    }
     idt::load_host();
 }
 

@@ -90,16 +90,24 @@ pub enum EventExit {
     NmiWindow,
     /// A MOV to a control register, CLTS or LMSW that touches a bit the hypervisor owns.
     ControlRegister(CrAccess),
+    /// A MOV from CR0 or CR4, or SMSW, where the hardware's value is not the guest's.
+    ControlRegisterRead {
+        /// Which register: 0 or 4.
+        register: u8,
+        /// Number of the general register that it goes to.
+        gpr: u8,
+        /// Only its low 16 bits (SMSW).
+        word: bool,
+    },
     /// XSETBV; index in ECX, value in EDX:EAX.
     Xsetbv,
-    /// An intercepted exception (#DB, #AC or #MC).
+    /// An intercepted exception (#DB, #AC or #MC). DR6 and DR7 are as the handler of a #DB expects
+    /// them.
     Exception {
         /// Vector.
         vector: u8,
         /// Error code, where it has one.
         error_code: Option<u32>,
-        /// #DB: the bits to merge into DR6.
-        dr6: u64,
     },
     /// INVD or WBINVD.
     CacheFlush,

@@ -4,6 +4,7 @@
 //! The run loop is generic over [`Backend`]; boot finds the vendor, in one place. A backend
 //! turns its own exit numbers into [`Exit`], so that no policy code ever sees one.
 
+pub mod svm;
 pub mod vmx;
 
 mod exit;
@@ -58,6 +59,10 @@ pub trait Backend: Sized + 'static {
 
     /// The format of its second-stage tables.
     const STAGE2: crate::stage2::Format;
+
+    /// NMIs wait in root mode while a vCPU is loaded, and exit right after the entry. Else the host's
+    /// NMI handler takes them at once.
+    const HOLDS_NMIS: bool;
 
     /// Turns the extension on for this core.
     ///
@@ -121,10 +126,12 @@ pub trait Backend: Sized + 'static {
     /// True if the guest could take an external interrupt at the next entry.
     fn interrupt_open(&self) -> bool;
 
-    /// Asks for [`Exit::NmiWindow`] (or withdraws the wish).
-    fn set_nmi_window(&mut self, on: bool);
+    /// Asks for [`EventExit::NmiWindow`] (or withdraws the wish). False: the CPU cannot tell, and somebody
+    /// must make this core exit a little later, to look again.
+    #[must_use]
+    fn set_nmi_window(&mut self, on: bool) -> bool;
 
-    /// Asks for [`Exit::InterruptWindow`] (or withdraws the wish).
+    /// Asks for [`EventExit::InterruptWindow`] (or withdraws the wish).
     fn set_interrupt_window(&mut self, on: bool);
 
     /// Makes the next entry exit at once with [`Exit::Quantum`]. Called by the host's NMI
@@ -165,11 +172,8 @@ pub trait Backend: Sized + 'static {
     /// CR4 in hardware: for the bits that the guest owns.
     fn cr4(&self) -> u64;
 
-    /// DR7.
-    fn dr7(&self) -> u64;
-
-    /// Sets DR7.
-    fn set_dr7(&mut self, value: u64);
+    /// Sets CR2, as a page fault that policy raises does.
+    fn set_cr2(&mut self, value: u64);
 
     /// RFLAGS.
     fn rflags(&self) -> u64;
@@ -211,6 +215,23 @@ pub struct VcpuConfig<'a> {
     pub tag: u16,
     /// CR4 bits that this guest may set.
     pub cr4_allowed: u64,
+    /// Its instructions, for a CPU that does not tell their length.
+    pub code: &'static dyn ReadCode,
+}
+
+/// A guest's code.
+pub trait ReadCode: Sync {
+    /// Reads the instruction bytes at `state`'s address; returns how many could be read.
+    fn read_code(&self, state: &FetchState, bytes: &mut [u8; 15]) -> usize;
+}
+
+/// The code of a guest whose instructions are never looked at.
+pub struct NoCode;
+
+impl ReadCode for NoCode {
+    fn read_code(&self, _: &FetchState, _: &mut [u8; 15]) -> usize {
+        0
+    }
 }
 
 /// Which accesses to an MSR pass without an exit.

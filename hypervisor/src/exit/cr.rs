@@ -5,10 +5,11 @@ use crate::stats::ExitKind;
 use crate::vcpu::{Vcpu, cr4_allowed};
 use crate::vm::walk::{PAE_PDPTE_RESERVED, ReadPhys};
 use arch::cpu::{CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_MCE, CR4_OSXSAVE};
-use arch::virt::{Backend, CrAccess, Event};
+use arch::virt::{Backend, CrAccess, Event, Reg};
 
 /// Bits of CR0 that exist: PE, MP, EM, TS, ET, NE, WP, AM, NW, CD, PG.
 const CR0_KNOWN: u64 = 0xE005_003F;
+const RSP: u8 = 4;
 const CR4_PAE: u64 = 1 << 5;
 const CR4_PCIDE: u64 = 1 << 17;
 
@@ -89,6 +90,21 @@ fn cr4_legal(value: u64, allowed: u64, efer: u64) -> bool {
     let long_without_pae = long && value & CR4_PAE == 0;
     let pcid_outside_long = value & CR4_PCIDE != 0 && !long;
     !(unknown || long_without_pae || pcid_outside_long)
+}
+
+/// MOV from CR0 or CR4, or SMSW.
+#[inline(never)]
+pub fn read<B: Backend>(vcpu: &mut Vcpu<B>, register: u8, gpr: u8, word: bool) {
+    vcpu.shared.stats.count(ExitKind::CrAccess);
+    let now = vcpu.backend.control_registers();
+    let value = if register == 0 { now.cr0 } else { now.cr4 };
+    let old = vcpu.backend.regs().get(Reg(gpr));
+    let new = if word { old & !0xFFFF | value & 0xFFFF } else { value };
+    vcpu.backend.regs().set(Reg(gpr), new);
+    if gpr == RSP {
+        vcpu.backend.set_rsp(new);
+    }
+    vcpu.backend.skip_instruction();
 }
 
 /// XSETBV.

@@ -142,7 +142,7 @@ fn string_io<B: Backend>(vcpu: &mut Vcpu<B>, access: IoAccess, string: StringIo)
 fn page_fault<B: Backend>(vcpu: &mut Vcpu<B>, linear: u64, write: bool) {
     const WRITE: u32 = 1 << 1;
     const PAGE_FAULT: u8 = 14;
-    arch::cpu::set_cr2(linear);
+    vcpu.backend.set_cr2(linear);
     let error_code = Some(if write { WRITE } else { 0 });
     vcpu.backend.inject(arch::virt::Event::Exception { vector: PAGE_FAULT, error_code });
 }

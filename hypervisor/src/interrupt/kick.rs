@@ -60,6 +60,8 @@ impl Requests {
     pub const RESCHEDULE: Self = Self(1 << 6);
     /// End the vCPU's HLT.
     pub const WAKE: Self = Self(1 << 7);
+    /// Look again at what waits to enter the vCPU.
+    pub const LOOK_AGAIN: Self = Self(1 << 8);
 
     /// Whether nothing is asked.
     #[inline]
@@ -98,7 +100,7 @@ impl BitOrAssign for Requests {
 
 impl fmt::Debug for Requests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [(Requests, &str); 8] = [
+        const NAMES: [(Requests, &str); 9] = [
             (Requests::PING, "ping"),
             (Requests::NMI, "nmi"),
             (Requests::INIT, "init"),
@@ -107,6 +109,7 @@ impl fmt::Debug for Requests {
             (Requests::STOP, "stop"),
             (Requests::RESCHEDULE, "reschedule"),
             (Requests::WAKE, "wake"),
+            (Requests::LOOK_AGAIN, "look again"),
         ];
         let set = NAMES.iter().filter(|(bit, _)| self.contains(*bit)).map(|(_, name)| *name);
         f.debug_set().entries(set).finish()

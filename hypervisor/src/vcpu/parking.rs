@@ -8,7 +8,7 @@ use crate::sync::Ordering;
 use crate::vm::{Lifecycle, VcpuShared};
 use arch::cpu::rdtsc;
 use arch::stage2::Stage2;
-use arch::virt::{Backend, EventExit, Exit, MsrAccess, StartState, Unusable, VcpuConfig};
+use arch::virt::{Backend, EventExit, Exit, MsrAccess, NoCode, StartState, Unusable, VcpuConfig};
 
 /// The life of a guest core: parked in guest mode until its vCPU is to run (requirement H4).
 /// `vcpu` is `None` on a core that no VM uses.
@@ -90,6 +90,7 @@ pub fn parking<B: Backend>(space: &Stage2) -> Result<B, Unusable> {
         msr_access: |_| MsrAccess::default(),
         tag: 1,
         cr4_allowed: 0,
+        code: &NoCode,
     })?;
     parking.load();
     parking.reset(StartState::RealMode { cs: 0, ip: 0 });

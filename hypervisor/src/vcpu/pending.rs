@@ -29,7 +29,7 @@ impl<B: Backend> Vcpu<B> {
 
     pub(super) fn nmi_window(&mut self) {
         self.shared.stats.count(ExitKind::NmiWindow);
-        self.backend.set_nmi_window(false);
+        let _ = self.backend.set_nmi_window(false);
         self.attention = true;
     }
 
@@ -84,8 +84,10 @@ impl<B: Backend> Vcpu<B> {
             if self.backend.injecting().is_none() && self.backend.nmi_open() {
                 self.nmi_pending = false;
                 self.backend.inject(Event::Nmi);
-            } else {
-                self.backend.set_nmi_window(true);
+            } else if !self.backend.set_nmi_window(true) {
+                // An NMI may come late, but not for ever: the housekeeping core's kick makes this core
+                // look again.
+                self.core.ask_to_look_again();
             }
         }
     }

@@ -15,9 +15,10 @@ use crate::stats::VcpuStats;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Once, Ordering};
 use alloc::vec::Vec;
 use arch::stage2::Stage2;
-use arch::virt::StartState;
+use arch::virt::{FetchState, ReadCode, StartState};
 use arch_defs::apic::XapicLogical;
 use guest_loader::config::VmConfig;
+use walk::{PagingState, fetch};
 use window::Window;
 
 /// What a vCPU is doing, as others see it.
@@ -240,6 +241,14 @@ impl Vm {
     /// True if its LAPICs are in xAPIC mode, where logical ids are the guest's own.
     pub fn in_xapic(&self) -> bool {
         self.vcpus.first().is_some_and(|vcpu| vcpu.xapic.load(Ordering::Acquire))
+    }
+}
+
+impl ReadCode for Vm {
+    fn read_code(&self, state: &FetchState, bytes: &mut [u8; 15]) -> usize {
+        let c = state.control;
+        let paging = PagingState { cr0: c.cr0, cr3: c.cr3, cr4: c.cr4, efer: c.efer };
+        fetch(&self.ram, &paging, state.linear_rip, bytes)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::entry::unblock_nmis;
 use super::insn::{vmread, vmwrite};
 use super::{BLOCKED_BY_NMI, VmxVcpu};
+use crate::cpu;
 use crate::virt::{
     Backend, CrAccess, Event, EventExit, Exit, ExitInfo, GuestRegs, IoAccess, Reg, Report,
     SecondStageFault, SoftwareEvent, StringIo,
@@ -11,6 +12,11 @@ use arch_defs::vmx::exit::{CrQualification, EptQualification, IoQualification, W
 use arch_defs::vmx::{ExitReason, Field, VectoringInfo};
 use core::fmt;
 
+const DEBUG: u8 = 1;
+/// DR6 bits that a #DB reports: B0-B3, BD, BS, BT. RTM (bit 16) is inverted and left alone.
+const DR6_REPORTED: u64 = 0xE00F;
+/// General detect enable.
+const DR7_GD: u64 = 1 << 13;
 /// Bit 31 of the exit reason: the entry failed after its checks began.
 const ENTRY_FAILURE_BIT: u64 = 1 << 31;
 
@@ -132,10 +138,24 @@ fn exception_or_nmi(cut_short: bool) -> EventExit {
         let rip = vmread(Field::GuestRip).wrapping_add(vmread(Field::ExitInstructionLength));
         vmwrite(Field::GuestRip, rip);
     }
+    if info.vector() == DEBUG {
+        complete_debug_exception(vmread(Field::ExitQualification));
+    }
     EventExit::Exception {
         vector: info.vector(),
         error_code: info.has_error_code().then(|| vmread(Field::ExitInterruptionErrorCode) as u32),
-        dr6: vmread(Field::ExitQualification),
+    }
+}
+
+/// The exit left DR6 and DR7 as they were; a handler expects the reason in DR6 (SDM volume 3, section
+/// 28.2.1, table 28-1), and a delivery ends general detection, or it could not touch the registers.
+fn complete_debug_exception(reason: u64) {
+    // B0-B3 say what this exception was; the others add up.
+    let old = cpu::dr6() & !0xF;
+    cpu::set_dr6(old | reason & DR6_REPORTED);
+    let dr7 = vmread(Field::GuestDr7);
+    if dr7 & DR7_GD != 0 {
+        vmwrite(Field::GuestDr7, dr7 & !DR7_GD);
     }
 }
 

@@ -68,6 +68,7 @@ impl Backend for VmxVcpu {
     const NAME: &'static str = "vmx";
 
     const STAGE2: Format = Format::Ept;
+    const HOLDS_NMIS: bool = false;
 
     fn enable_core() -> Result<(), Unusable> {
         capability::enable()
@@ -218,8 +219,9 @@ impl Backend for VmxVcpu {
             && vmread(Field::GuestInterruptibility) & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) == 0
     }
 
-    fn set_nmi_window(&mut self, on: bool) {
+    fn set_nmi_window(&mut self, on: bool) -> bool {
         Self::set_bit(Field::ProcControls, Proc::NMI_WINDOW.bits(), on);
+        true
     }
 
     fn set_interrupt_window(&mut self, on: bool) {
@@ -314,12 +316,9 @@ impl Backend for VmxVcpu {
         vmread(Field::GuestCr4)
     }
 
-    fn dr7(&self) -> u64 {
-        vmread(Field::GuestDr7)
-    }
-
-    fn set_dr7(&mut self, value: u64) {
-        vmwrite(Field::GuestDr7, value);
+    fn set_cr2(&mut self, value: u64) {
+        // VMX does not switch it, and root mode takes no page fault that it survives.
+        cpu::set_cr2(value);
     }
 
     fn rflags(&self) -> u64 {
