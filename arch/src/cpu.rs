@@ -89,6 +89,20 @@ control_register!(cr0, set_cr0, "cr0");
 control_register!(cr3, set_cr3, "cr3");
 control_register!(cr4, set_cr4, "cr4");
 
+/// CR8: the class in TPR bits 7:4.
+pub(crate) fn cr8() -> u64 {
+    let value: u64;
+    // SAFETY: reading a control register changes nothing.
+    unsafe { asm!("mov {}, cr8", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Sets CR8, for the guest whose TPR it is.
+pub(crate) fn set_cr8(value: u64) {
+    // SAFETY: root mode runs with IF=0 and does not care for TPR; the callers keep the value below 16.
+    unsafe { asm!("mov cr8, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
 /// CR2, the address of the last page fault.
 pub(crate) fn cr2() -> u64 {
     let value: u64;

@@ -18,6 +18,7 @@ pub mod ioapic;
 pub mod log_memory;
 pub mod machine;
 pub mod paging;
+pub mod rtc;
 pub mod serial;
 pub mod stage2;
 pub mod tables;

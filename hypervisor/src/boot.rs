@@ -259,7 +259,8 @@ fn measure_clocks(platform: &Platform, line: &CommandLine) -> Result<MachineRate
         (Err(_), Some(given)) => (given, given),
         (Err(why), None) => return Err(why.to_string()),
     };
-    Ok(MachineRates { tsc_hz, lapic_hz, vendor: vendor() })
+    let wall = arch::rtc::read().map_or(0, |now| now.saturating_sub(cpu::rdtsc() / tsc_hz.max(1)));
+    Ok(MachineRates { tsc_hz, lapic_hz, wall_at_tsc_0: wall, vendor: vendor() })
 }
 
 fn scale(value: u64, to: u64, from: u64) -> u64 {

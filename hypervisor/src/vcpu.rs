@@ -13,6 +13,7 @@ pub use pending::nmi_in_root;
 
 use crate::cores::{self, CoreShared};
 use crate::exit;
+use crate::exit::clock_page::Clock;
 use crate::exit::cpuid::{CpuidInputs, CpuidTable, Vendor};
 use crate::exit::msr_policy::{self, MsrState};
 use crate::interrupt::apic_state::ApicState;
@@ -39,6 +40,8 @@ pub struct Vcpu<B> {
     pub msrs: MsrState,
     /// What of its LAPIC is virtual.
     pub apic: ApicState,
+    /// What its clock page says.
+    pub clock: Clock,
     /// Its XCR0.
     pub xcr0: u64,
     /// An NMI waits for the guest.
@@ -57,6 +60,8 @@ pub struct MachineRates {
     pub tsc_hz: u64,
     /// LAPIC timer input in Hz.
     pub lapic_hz: u64,
+    /// Wall time in seconds since 1970 when the TSC was 0; 0 if unknown.
+    pub wall_at_tsc_0: u64,
     /// Whose CPUID rules apply.
     pub vendor: Vendor,
 }
@@ -116,6 +121,7 @@ impl<B: Backend> Vcpu<B> {
             cpuid,
             msrs: MsrState::new(max_phys_bits),
             apic: ApicState::reset(shared.id),
+            clock: Clock { tsc_hz: rates.tsc_hz, wall_at_tsc_0: rates.wall_at_tsc_0 },
             xcr0: 1,
             nmi_pending: false,
             deferred: None,
@@ -188,6 +194,7 @@ impl<B: Backend> Vcpu<B> {
             EventExit::ControlRegisterRead { register, gpr, word } => {
                 exit::cr::read(self, register, gpr, word);
             }
+            EventExit::Emulated => self.counted(ExitKind::CrAccess),
             EventExit::Exception { vector, error_code } => {
                 exit::exception::handle(self, vector, error_code);
             }

@@ -99,6 +99,8 @@ pub enum EventExit {
         /// Only its low 16 bits (SMSW).
         word: bool,
     },
+    /// An instruction that only an emulator lets exit; the backend has carried it out.
+    Emulated,
     /// XSETBV; index in ECX, value in EDX:EAX.
     Xsetbv,
     /// An intercepted exception (#DB, #AC or #MC). DR6 and DR7 are as the handler of a #DB expects

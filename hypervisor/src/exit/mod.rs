@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`cpuid_exit`], [`cpuid`] | CPUID, and its allow-list table |
 //! | [`msr`], [`msr_policy`] | RDMSR and WRMSR, and their table |
+//! | [`clock_page`] | KVM's clock, for AMD guests |
 //! | [`io`] | ports |
 //! | [`mmio`] | memory that is not RAM |
 //! | [`hypercall`] | VMCALL and VMMCALL |
@@ -11,6 +12,7 @@
 //! | [`exception`] | #DB, #AC, #MC |
 //! | [`fault`] | what ends a VM: decoded reports |
 
+pub mod clock_page;
 pub mod cpuid;
 pub mod cpuid_exit;
 pub mod cr;

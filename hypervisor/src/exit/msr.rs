@@ -120,6 +120,8 @@ fn emulated_write<B: Backend>(
         }
         Kind::Efer => write_efer(vcpu, value),
         Kind::Held(held) => vcpu.msrs.write(held, index, value).map_err(|_| Gp),
+        Kind::SystemTime => vcpu.clock.write_system_time(&vcpu.vm.ram, value).map_err(|_| Gp),
+        Kind::WallClock => vcpu.clock.write_wall_clock(&vcpu.vm.ram, value).map_err(|_| Gp),
         Kind::ApicId | Kind::Version | Kind::Ldr => Err(Gp),
     }
 }
@@ -155,6 +157,7 @@ fn read_by_table<B: Backend>(vcpu: &mut Vcpu<B>, index: u32) -> Result<u64, Gp> 
             Kind::Lvt(register) => Ok(vcpu.apic.lvt(register)),
             Kind::Efer => Ok(vcpu.backend.control_registers().efer),
             Kind::Held(held) => vcpu.msrs.read(held, index).map_err(|_| Gp),
+            Kind::SystemTime | Kind::WallClock => Err(Gp),
         },
         Read::Pass | Read::Gp => Err(Gp),
     }

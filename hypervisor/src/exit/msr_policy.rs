@@ -63,6 +63,10 @@ pub enum Kind {
     Lvt(LvtRegister),
     /// EFER: the backend's.
     Efer,
+    /// KVM's system time: the clock page is written where it says.
+    SystemTime,
+    /// KVM's wall clock.
+    WallClock,
     /// Remembered by [`MsrState`].
     Held(Held),
 }

@@ -224,11 +224,41 @@ fn control_register(vcpu: &mut SvmVcpu) -> EventExit {
         SystemOp::ReadControl { register: register @ (0 | 4), gpr } => {
             EventExit::ControlRegisterRead { register, gpr, word: false }
         }
+        SystemOp::ReadControl { register, gpr } => unshadowed(vcpu, register, gpr, false),
+        SystemOp::WriteControl { register, gpr } => unshadowed(vcpu, register, gpr, true),
         SystemOp::StoreStatusWord { gpr, word } => {
             EventExit::ControlRegisterRead { register: 0, gpr, word }
         }
         _ => EventExit::Other,
     }
+}
+
+/// CR2, CR3 and CR8 are the guest's own. QEMU 10's TCG asks CR0's intercept about every MOV of a control register.
+fn unshadowed(vcpu: &mut SvmVcpu, register: u8, gpr: u8, write: bool) -> EventExit {
+    /// Bit 63 of a value for CR3: keep the translations.
+    const NO_FLUSH: u64 = 1 << 63;
+    let value = vcpu.frame.regs.get(Reg(gpr));
+    let save = &mut vcpu.vmcb_mut().save;
+    let old = match register {
+        2 => save.cr2,
+        3 => save.cr3,
+        8 => cpu::cr8(),
+        _ => return EventExit::Other,
+    };
+    match (register, write) {
+        (_, false) => {
+            vcpu.frame.regs.set(Reg(gpr), old);
+            vcpu.vmcb_mut().save.rsp = vcpu.frame.regs.rsp;
+        }
+        (2, true) => save.cr2 = value,
+        (3, true) => {
+            save.cr3 = value & !NO_FLUSH;
+            vcpu.flush();
+        }
+        _ => cpu::set_cr8(value & 0xF),
+    }
+    vcpu.skip_instruction();
+    EventExit::Emulated
 }
 
 /// The last exit in words.

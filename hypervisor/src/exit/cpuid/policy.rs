@@ -62,9 +62,10 @@ impl Rule {
 const SIGNATURE: [u32; 3] =
     [u32::from_le_bytes(*b"KVMK"), u32::from_le_bytes(*b"VMKV"), u32::from_le_bytes(*b"M\0\0\0")];
 
-/// KVM_FEATURE_PV_UNHALT. AMD guests will add KVM_FEATURE_CLOCKSOURCE2 and its STABLE bit here,
-/// together with the clock page behind them: they do not read leaf 0x15.
+/// KVM_FEATURE_PV_UNHALT.
 const KVM_FEATURES: u32 = 1 << 7;
+/// KVM_FEATURE_CLOCKSOURCE2 and its STABLE bit, for AMD guests: they do not read leaf 0x15.
+const KVM_CLOCK: u32 = 1 << 3 | 1 << 24;
 /// KVM_HINTS_REALTIME: keeps Linux on its native spinlocks.
 const KVM_HINTS: u32 = 1;
 
@@ -105,7 +106,8 @@ pub(super) const TABLE: &[Rule] = &[
         .sub(2, 2).patch(Patch::SUBLEAF),
 
     leaf(0x4000_0000,[Is(0x4000_0001),      Is(SIGNATURE[0]),     Is(SIGNATURE[1]),     Is(SIGNATURE[2])]),
-    leaf(0x4000_0001,[Is(KVM_FEATURES),     Zero,                 Zero,                 Is(KVM_HINTS)]),
+    leaf(0x4000_0001,[Is(KVM_FEATURES),     Zero,                 Zero,                 Is(KVM_HINTS)]).only(INTEL),
+    leaf(0x4000_0001,[Is(KVM_FEATURES | KVM_CLOCK), Zero,         Zero,                 Is(KVM_HINTS)]).only(AMD),
 
     leaf(0x8000_0000,[With(v::max_extended),Zero,                 Zero,                 Zero]).only(INTEL),
     leaf(0x8000_0000,[With(v::max_extended),Host,                 Host,                 Host]).only(AMD),

@@ -140,6 +140,9 @@ pub(super) static TABLE: &[Row] = &[
     // there would need a policy of their own.
     rows(0x840, 0x853, Read::Gp, Write::Gp),
     //
+    // KVM's wall clock and system time (`exit::clock_page`): the answer to a write is in memory.
+    row(0x4B56_4D00, ZERO, write(Kind::WallClock)).only(AMD),
+    row(0x4B56_4D01, ZERO, write(Kind::SystemTime)).only(AMD),
     // EFER: the backend keeps LMA, and SVME, which the guest does not see.
     row(0xC000_0080, read(Kind::Efer), write(Kind::Efer)),
     // STAR, LSTAR, CSTAR, FMASK: used in root mode by nobody, switched with the vCPU.
