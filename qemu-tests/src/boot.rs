@@ -84,6 +84,7 @@ pub fn carry_out(lab: &Lab<'_>, boot: &Boot, filter: &str) -> Result<Done> {
         cpuid: boot.cpuid.into(),
         ips: boot.ips,
         time0: bed::TIME0,
+        pc: bed::Pc::PLAIN,
         time_limit: Duration::from_secs(boot.limit),
     };
     let mut seen = 0;

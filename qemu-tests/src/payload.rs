@@ -30,7 +30,8 @@ pub struct Files {
 /// When a file that the boot needs was not built.
 pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry> {
     if boot.guest == Guest::Bare {
-        let cmdline = format!("{} bare exit=bochs", words(boot, boot.kind, filter, boot.cpus));
+        let words = words(boot, boot.kind, filter, boot.cpus);
+        let cmdline = format!("{words} bare {}", bed.exit_word());
         return Ok(Entry::Multiboot { kernel: files.guest.clone(), cmdline });
     }
     let file = |name: &str, path: &PathBuf| Module {

@@ -87,6 +87,7 @@ pub fn emulator(workspace: &Workspace, options: &Options, more: &[&str]) -> Resu
     let bed = match options.bed {
         crate::bed::Choice::Auto => "auto",
         crate::bed::Choice::Bochs => "bochs",
+        crate::bed::Choice::Qemu => "qemu",
         crate::bed::Choice::Kvm => "kvm",
     };
     let mut cargo = workspace.cargo();

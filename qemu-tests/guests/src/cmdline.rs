@@ -7,6 +7,8 @@ pub enum Exit {
     Halt,
     /// Bochs' port 0x8900.
     Bochs,
+    /// QEMU's `isa-debug-exit` at port 0xF4.
+    DebugExit,
     /// ACPI SLEEP_CONTROL, as Beeline offers it.
     Acpi,
 }
@@ -52,6 +54,7 @@ pub fn parse(line: &str, max_cpus: usize) -> Options<'_> {
             "exit" => {
                 options.exit = match value {
                     "bochs" => Exit::Bochs,
+                    "debug-exit" => Exit::DebugExit,
                     "acpi" => Exit::Acpi,
                     _ => Exit::Halt,
                 }
@@ -80,6 +83,7 @@ mod tests {
     fn nonsense_leaves_the_defaults() {
         let o = parse("cpus=many seed= exit=now tsc_hz=x frob =", 8);
         assert_eq!((o.cpus, o.seed, o.exit, o.tsc_hz), (1, 1, Exit::Halt, None));
+        assert_eq!(parse("exit=debug-exit", 8).exit, Exit::DebugExit);
         assert_eq!(parse("cpus=99", 8).cpus, 8);
         assert_eq!(parse("cpus=0", 8).cpus, 1);
     }

@@ -4,7 +4,7 @@
 //! status 0. Other endings, a triple fault among them, have another status. One tick is one
 //! instruction and one count of the TSC, so with a fixed `time0` two runs are identical.
 
-use super::{Machine, Prepared, Serial, free_port};
+use super::{Machine, Prepared, Serial};
 use anyhow::{Context, Result};
 use std::env;
 use std::ffi::OsString;
@@ -14,14 +14,7 @@ use std::process::Command;
 
 /// Writes `bochsrc` and the debugger's script into the machine's folder.
 pub(super) fn prepare(machine: &Machine, interactive: bool) -> Result<Prepared> {
-    let serial = if interactive {
-        Serial::Socket(free_port()?)
-    } else {
-        let file = machine.dir.join("serial.log");
-        // The reader must not see the bytes of an earlier run.
-        fs::write(&file, "").with_context(|| format!("cannot write {}", file.display()))?;
-        Serial::File(file)
-    };
+    let serial = super::serial(machine, interactive)?;
     let rc = machine.dir.join("bochsrc");
     fs::write(&rc, settings(machine, &serial)?)
         .with_context(|| format!("cannot write {}", rc.display()))?;
@@ -55,7 +48,8 @@ fn settings(machine: &Machine, serial: &Serial) -> Result<String> {
         Serial::File(file) => format!("mode=file, dev={}", file.display()),
         Serial::Socket(port) => format!("mode=socket-server, dev=127.0.0.1:{port}"),
     };
-    let Machine { iso, dir, cpus, memory_mib, model, cpuid, ips, time0, time_limit: _ } = machine;
+    let Machine { iso, dir, cpus, memory_mib, model, cpuid, ips, time0, pc: _, time_limit: _ } =
+        machine;
     let mut s = String::new();
     // `unmapped` is the device behind port 0x8900.
     writeln!(
@@ -105,6 +99,7 @@ mod tests {
             cpuid: String::new(),
             ips: 200_000_000,
             time0: 1_700_000_007,
+            pc: crate::bed::Pc::PLAIN,
             time_limit: Duration::from_secs(1),
         };
         let s = settings(&machine, &Serial::File("/x/serial.log".into())).unwrap();

@@ -2,17 +2,21 @@
 //!
 //! A bed turns a [`Machine`] into a command line ([`Bed::prepare`]) and judges how its program
 //! ended ([`Bed::verdict`]); [`session::run`] does what all beds share: it streams the console,
-//! watches the time limit and ends the program. A QEMU TCG bed for AMD is another variant of [`Bed`].
+//! watches the time limit and ends the program.
 
 mod bochs;
 mod kvm;
 pub mod lines;
+pub mod pc;
+pub mod qemu;
 pub mod session;
 mod terminal;
 
+pub use pc::{Device, Firmware, Medium, Pc};
 pub use session::{Console, End, Outcome};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -36,6 +40,8 @@ pub struct Machine {
     pub ips: u64,
     /// Bochs' wall clock at power-on, in seconds since 1970: the seed of what a guest draws from it.
     pub time0: u64,
+    /// What the QEMU beds have and Bochs has not.
+    pub pc: Pc,
     /// Wall time after which the machine is switched off.
     pub time_limit: Duration,
 }
@@ -54,18 +60,22 @@ pub const TIME0: u64 = 1_700_000_000;
 pub enum Bed {
     /// The Bochs emulator: Intel VMX on any host.
     Bochs,
-    /// QEMU with nested KVM: Intel VMX where the host's CPU has it.
+    /// QEMU's own emulation: AMD SVM, VT-d and SR-IOV on any host.
+    Qemu,
+    /// QEMU with nested KVM: what the host's CPU has.
     Kvm,
 }
 
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Choice {
-    /// Nested KVM where it works, else Bochs.
+    /// Nested KVM where it works, else Bochs
     Auto,
-    /// Bochs.
+    /// Bochs: emulated Intel CPU with VMX
     Bochs,
-    /// Nested KVM.
+    /// QEMU TCG: emulated AMD CPU with SVM
+    Qemu,
+    /// Nested KVM
     Kvm,
 }
 
@@ -94,6 +104,7 @@ impl Bed {
     pub fn choose(choice: Choice) -> Result<Self> {
         match (choice, kvm::unusable()) {
             (Choice::Bochs, _) | (Choice::Auto, Some(_)) => Ok(Self::Bochs),
+            (Choice::Qemu, _) => Ok(Self::Qemu),
             (Choice::Kvm | Choice::Auto, None) => Ok(Self::Kvm),
             (Choice::Kvm, Some(why)) => bail!("the kvm bed does not work here: {why}"),
         }
@@ -104,6 +115,7 @@ impl Bed {
     pub fn name(self) -> &'static str {
         match self {
             Self::Bochs => "bochs",
+            Self::Qemu => "qemu",
             Self::Kvm => "kvm",
         }
     }
@@ -112,7 +124,9 @@ impl Bed {
     #[must_use]
     pub fn backend(self) -> &'static str {
         match self {
-            Self::Bochs | Self::Kvm => "vmx",
+            Self::Bochs => "vmx",
+            Self::Qemu => "svm",
+            Self::Kvm => kvm::backend(),
         }
     }
 
@@ -121,7 +135,7 @@ impl Bed {
     pub fn exit_word(self) -> &'static str {
         match self {
             Self::Bochs => "exit=bochs",
-            Self::Kvm => "exit=debug-exit",
+            Self::Qemu | Self::Kvm => "exit=debug-exit",
         }
     }
 
@@ -138,6 +152,7 @@ impl Bed {
     pub fn prepare(self, machine: &Machine, interactive: bool) -> Result<Prepared> {
         match self {
             Self::Bochs => bochs::prepare(machine, interactive),
+            Self::Qemu => qemu::prepare(machine, interactive),
             Self::Kvm => kvm::prepare(machine, interactive),
         }
     }
@@ -147,9 +162,20 @@ impl Bed {
     pub fn verdict(self, status: ExitStatus) -> bool {
         match self {
             Self::Bochs => status.success(),
-            Self::Kvm => kvm::verdict(status.code()),
+            Self::Qemu | Self::Kvm => pc::verdict(status.code()),
         }
     }
+}
+
+/// COM1 of `machine`: a file, or a socket for an interactive run.
+fn serial(machine: &Machine, interactive: bool) -> Result<Serial> {
+    if interactive {
+        return Ok(Serial::Socket(free_port()?));
+    }
+    let file = machine.dir.join("serial.log");
+    // The reader must not see the bytes of an earlier run.
+    fs::write(&file, "").with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(Serial::File(file))
 }
 
 /// A local TCP port that is free now.

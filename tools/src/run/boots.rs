@@ -77,6 +77,7 @@ pub fn machine(workspace: &Workspace, plan: &Plan, job: &Job) -> Result<Machine>
         cpuid: String::new(),
         ips: bed::FIGURES_IPS,
         time0: bed::TIME0 + job.seed - 1,
+        pc: bed::Pc::PLAIN,
         time_limit: Duration::from_secs(plan.time_limit),
     })
 }
