@@ -74,7 +74,10 @@ pub fn run(bed: Bed, machine: &Machine, console: Console<'_>) -> Result<Outcome>
     let interactive = matches!(console, Console::Interactive);
     let prepared = bed.prepare(machine, interactive)?;
     let log = machine.dir.join("emulator.log");
-    let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut output =
+        File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    // For whoever wants to start it by hand.
+    writeln!(output, "{}", command::text(&prepared.command))?;
     let errors = output.try_clone()?;
     let mut command = dying_with_us(&prepared.command);
     command.current_dir(&machine.dir).stdin(Stdio::null()).stdout(output).stderr(errors);
