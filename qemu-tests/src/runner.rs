@@ -76,7 +76,7 @@ pub fn files(workspace: &Workspace, boots: &[&Boot], profile: Profile) -> Result
 pub fn run(workspace: &Workspace, bed: Bed, filter: &str, jobs: usize) -> Result<bool> {
     let start = Instant::now();
     let _ours = workspace.lock("test")?;
-    setup::host(workspace, bed == Bed::Bochs)?;
+    setup::host(workspace, &[bed])?;
     let names = Names::read(&image::test_guest(workspace)?)?;
     unclaimed(&names)?;
     let boots = selected(BOOTS, &names, filter);

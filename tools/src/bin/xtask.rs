@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tools::bed::Bed;
 use tools::workspace::{BARE_METAL, Profile, Workspace};
 use tools::{check, image, iso, loc, run, setup, symbolise, test};
 
@@ -87,7 +88,7 @@ fn execute(command: Command) -> Result<bool> {
             println!("{}", image::test_guest(&workspace)?.display());
         }
         Command::Iso { config, cmdline, output, debug } => {
-            setup::host(&workspace, false)?;
+            setup::host(&workspace, &[])?;
             let profile = if debug { Profile::Debug } else { Profile::Release };
             iso::of_config(&workspace, &config, cmdline, profile, &output)?;
             println!("{}", output.display());
@@ -95,7 +96,7 @@ fn execute(command: Command) -> Result<bool> {
         Command::Check => check::run(&workspace)?,
         Command::Loc => loc::print(&workspace)?,
         Command::Setup { refresh } => {
-            setup::host(&workspace, true)?;
+            setup::host(&workspace, &[Bed::Bochs, Bed::Qemu])?;
             setup::guest(&workspace, refresh)?;
         }
         Command::Symbolise { image, file } => {

@@ -63,7 +63,7 @@ impl Plan {
     /// # Errors
     /// When something is missing, does not build, or the configuration is wrong.
     pub fn make(workspace: &Workspace, options: &Options, bed: Bed) -> Result<Self> {
-        setup::host(workspace, bed == Bed::Bochs)?;
+        setup::host(workspace, &[bed])?;
         let default_guest = options.config.is_none() && options.kernel.is_none();
         let measures = default_guest
             && options.initrd.is_none()

@@ -2,8 +2,12 @@
 
 use crate::command;
 use anyhow::{Context, Result, bail};
+use std::fs;
 use std::path::Path;
 use std::process::Command;
+
+/// Debian's own keys; without the file apt uses those it trusts in general.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Is there an apt at all?
 #[must_use]
@@ -11,11 +15,116 @@ pub fn present() -> bool {
     command::exists("apt-get") && command::exists("dpkg-query") && command::exists("dpkg-deb")
 }
 
-/// The version of `package` that apt would take.
-#[must_use]
-pub fn candidate(package: &str) -> Option<String> {
-    let text = command::output(Command::new("apt-cache").args(["policy", package])).ok()?;
-    candidate_in(&text)
+/// apt with the machine's own package lists, or with ours, which also have a suite that the machine
+/// does not use. What is installed, and how, is the machine's knowledge in either case.
+#[derive(Debug, Default)]
+pub struct Apt {
+    options: Vec<String>,
+    suite: Option<String>,
+}
+
+impl Apt {
+    /// apt with Debian's suite CODENAME and CODENAME-backports. Lists and sources are kept in
+    /// `dir`; the mirror is the one that the machine's own configuration names.
+    ///
+    /// # Errors
+    /// When the machine names no mirror of Debian, or a file cannot be written.
+    pub fn backports(dir: &Path) -> Result<Self> {
+        let targets = command::output(Command::new("apt-get").args([
+            "indextargets",
+            "--format",
+            "$(ORIGIN) $(LABEL) $(COMPONENT) $(CODENAME) $(SITE)",
+            "Created-By: Packages",
+        ]))?;
+        let (codename, mirror) =
+            mirror_in(&targets).context("apt's sources name no mirror of Debian")?;
+        let suite = format!("{codename}-backports");
+        let (lists, empty, sources) =
+            (dir.join("lists"), dir.join("empty"), dir.join("sources.list"));
+        for dir in [&lists, &empty] {
+            fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        let signed = match Path::new(KEYRING).is_file() {
+            true => format!("[signed-by={KEYRING}] "),
+            false => String::new(),
+        };
+        let line = |suite: &str| format!("deb {signed}{mirror} {suite} main\n");
+        fs::write(&sources, line(&codename) + &line(&suite))
+            .with_context(|| format!("cannot write {}", sources.display()))?;
+        let options = [
+            format!("Dir::Etc::sourcelist={}", sources.display()),
+            format!("Dir::Etc::sourceparts={}", empty.display()),
+            format!("Dir::State::lists={}", lists.display()),
+            format!("Dir::Cache={}", dir.join("cache").display()),
+            // The download user of apt has no access to our folder, and no need for one.
+            "APT::Sandbox::User=root".into(),
+        ];
+        let options = options.into_iter().flat_map(|option| ["-o".into(), option]).collect();
+        Ok(Self { options, suite: Some(suite) })
+    }
+
+    /// The name of the suite that packages are taken from, if it is not the machine's own.
+    #[must_use]
+    pub fn suite(&self) -> Option<&str> {
+        self.suite.as_deref()
+    }
+
+    /// The version of `package` that would be installed.
+    #[must_use]
+    pub fn candidate(&self, package: &str) -> Option<String> {
+        let mut command = Command::new("apt-cache");
+        command.args(&self.options).args(self.target()).args(["policy", package]);
+        candidate_in(&command::output(&mut command).ok()?)
+    }
+
+    /// Reads the package lists anew.
+    ///
+    /// # Errors
+    /// When that fails or needs rights that we do not have.
+    pub fn update(&self) -> Result<()> {
+        let mut command = privileged("apt-get")?;
+        command.args(&self.options).args(["-q", "update"]);
+        command::output(&mut command).map(drop).context(
+            "cannot read the package lists: run `apt-get update` as root, check the network and \
+             the sources in /etc/apt",
+        )
+    }
+
+    /// Installs `packages`; nothing is ever removed for them.
+    ///
+    /// # Errors
+    /// When that fails or needs rights that we do not have.
+    pub fn install(&self, packages: &[&str]) -> Result<()> {
+        let mut command = privileged("env")?;
+        // `sudo` drops the environment.
+        command
+            .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
+            .args(&self.options)
+            .args(["-q", "-y", "--no-install-recommends", "--no-remove"])
+            // Another apt may be at work.
+            .args(["-o", "DPkg::Lock::Timeout=120"])
+            .args(self.target())
+            .arg("install")
+            .args(packages);
+        command::output(&mut command).map(drop).with_context(|| {
+            let from = self.target().join(" ");
+            format!("run `apt-get install {from} {}` as root", packages.join(" "))
+        })
+    }
+
+    fn target(&self) -> Vec<&str> {
+        self.suite.iter().flat_map(|suite| ["-t", suite]).collect()
+    }
+}
+
+/// Codename and mirror of Debian itself among apt's index targets.
+fn mirror_in(targets: &str) -> Option<(String, String)> {
+    targets.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        // Security and updates have the label or the codename of their own.
+        let ["Debian", "Debian", "main", codename, site] = *words.as_slice() else { return None };
+        (!codename.contains('-')).then(|| (codename.to_string(), site.to_string()))
+    })
 }
 
 fn candidate_in(policy: &str) -> Option<String> {
@@ -40,32 +149,6 @@ fn dependency_in(depends: &str, prefix: &str) -> Option<String> {
         .map(str::trim)
         .find(|name| name.starts_with(prefix))
         .map(String::from)
-}
-
-/// Reads the package lists anew.
-///
-/// # Errors
-/// When that fails or needs rights that we do not have.
-pub fn update() -> Result<()> {
-    command::output(privileged("apt-get")?.args(["-q", "update"])).map(drop).context(
-        "cannot read the package lists: run `apt-get update` as root, check the network and \
-         /etc/apt/sources.list",
-    )
-}
-
-/// Installs `packages`.
-///
-/// # Errors
-/// When that fails or needs rights that we do not have.
-pub fn install(packages: &[&str]) -> Result<()> {
-    let mut command = privileged("apt-get")?;
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["-q", "-y", "--no-install-recommends", "install"])
-        .args(packages);
-    command::output(&mut command)
-        .map(drop)
-        .with_context(|| format!("run `apt-get install {}` as root", packages.join(" ")))
 }
 
 /// Downloads `packages` into `dir` without installing them; needs no rights.
@@ -101,6 +184,18 @@ mod tests {
         assert_eq!(candidate_in(policy).as_deref(), Some("2.7+dfsg-4"));
         assert_eq!(candidate_in("x:\n  Candidate: (none)\n"), None);
         assert_eq!(candidate_in(""), None);
+    }
+
+    #[test]
+    fn the_mirror_is_the_machines_own() {
+        let targets = "Debian Debian-Security main bookworm-security http://a/security\n\
+                       Other Other main stable http://b\n\
+                       Debian Debian main bookworm-updates http://c/debian\n\
+                       Debian Debian contrib bookworm http://d/debian\n\
+                       Debian Debian main bookworm http://c/debian\n";
+        let found = mirror_in(targets);
+        assert_eq!(found, Some(("bookworm".into(), "http://c/debian".into())));
+        assert_eq!(mirror_in("$(ORIGIN) $(LABEL) main $(CODENAME) http://c/debian\n"), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! They are downloaded and unpacked under `target/beeline`; nothing is installed on the host.
 
-use super::apt;
+use super::apt::{self, Apt};
 use crate::command;
 use crate::progress::{self, Step};
 use crate::workspace::Workspace;
@@ -61,10 +61,11 @@ pub fn packages(workspace: &Workspace, refresh: bool) -> Result<GuestFiles> {
              guest of your own with --kernel and --initrd"
         );
     }
-    let wanted = |package: &&str| apt::candidate(package).is_none();
+    let apt = Apt::default();
+    let wanted = |package: &&str| apt.candidate(package).is_none();
     if refresh || PROGRAMS.iter().chain([&KERNEL]).any(wanted) {
         let step = Step::start("Read the package lists (apt-get update)");
-        apt::update()?;
+        apt.update()?;
         step.done();
     }
     let kernel = apt::dependency(KERNEL, KERNEL_PREFIX)?;
