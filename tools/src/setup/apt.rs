@@ -24,12 +24,13 @@ pub struct Apt {
 }
 
 impl Apt {
-    /// apt with Debian's suite CODENAME and CODENAME-backports. Lists and sources are kept in
-    /// `dir`; the mirror is the one that the machine's own configuration names.
+    /// apt with Debian's suite CODENAME and CODENAME-backports, where `packages` (names or globs)
+    /// come from the latter and nothing else does. Lists and sources are kept in `dir`; the mirror
+    /// is the one that the machine's own configuration names.
     ///
     /// # Errors
     /// When the machine names no mirror of Debian, or a file cannot be written.
-    pub fn backports(dir: &Path) -> Result<Self> {
+    pub fn backports(dir: &Path, packages: &str) -> Result<Self> {
         let targets = command::output(Command::new("apt-get").args([
             "indextargets",
             "--format",
@@ -39,9 +40,10 @@ impl Apt {
         let (codename, mirror) =
             mirror_in(&targets).context("apt's sources name no mirror of Debian")?;
         let suite = format!("{codename}-backports");
-        let (lists, empty, sources) =
-            (dir.join("lists"), dir.join("empty"), dir.join("sources.list"));
-        for dir in [&lists, &empty] {
+        let (lists, cache) = (dir.join("lists"), dir.join("cache"));
+        let (empty, sources) = (dir.join("empty"), dir.join("sources.list"));
+        // apt makes no folders outside its own.
+        for dir in [&lists.join("partial"), &cache.join("archives/partial"), &empty] {
             fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }
         let signed = match Path::new(KEYRING).is_file() {
@@ -51,11 +53,18 @@ impl Apt {
         let line = |suite: &str| format!("deb {signed}{mirror} {suite} main\n");
         fs::write(&sources, line(&codename) + &line(&suite))
             .with_context(|| format!("cannot write {}", sources.display()))?;
+        // With `-t` the libraries that they need would come from there, too.
+        let pins = dir.join("preferences");
+        fs::write(
+            &pins,
+            format!("Package: {packages}\nPin: release n={suite}\nPin-Priority: 990\n"),
+        )?;
         let options = [
             format!("Dir::Etc::sourcelist={}", sources.display()),
             format!("Dir::Etc::sourceparts={}", empty.display()),
+            format!("Dir::Etc::preferences={}", pins.display()),
             format!("Dir::State::lists={}", lists.display()),
-            format!("Dir::Cache={}", dir.join("cache").display()),
+            format!("Dir::Cache={}", cache.display()),
             // The download user of apt has no access to our folder, and no need for one.
             "APT::Sandbox::User=root".into(),
         ];
@@ -73,7 +82,7 @@ impl Apt {
     #[must_use]
     pub fn candidate(&self, package: &str) -> Option<String> {
         let mut command = Command::new("apt-cache");
-        command.args(&self.options).args(self.target()).args(["policy", package]);
+        command.args(&self.options).args(["policy", package]);
         candidate_in(&command::output(&mut command).ok()?)
     }
 
@@ -103,17 +112,12 @@ impl Apt {
             .args(["-q", "-y", "--no-install-recommends", "--no-remove"])
             // Another apt may be at work.
             .args(["-o", "DPkg::Lock::Timeout=120"])
-            .args(self.target())
             .arg("install")
             .args(packages);
-        command::output(&mut command).map(drop).with_context(|| {
-            let from = self.target().join(" ");
-            format!("run `apt-get install {from} {}` as root", packages.join(" "))
-        })
-    }
-
-    fn target(&self) -> Vec<&str> {
-        self.suite.iter().flat_map(|suite| ["-t", suite]).collect()
+        let from = self.suite().map(|suite| format!(" from {suite}")).unwrap_or_default();
+        command::output(&mut command)
+            .map(drop)
+            .with_context(|| format!("install {}{from} as root", packages.join(" ")))
     }
 }
 

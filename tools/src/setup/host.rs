@@ -29,6 +29,8 @@ const BOCHS_ROMS: [Wanted; 2] = [
 ];
 const OVMF: Wanted = Wanted { package: "ovmf", shown_by: pc::OVMF[0] };
 const QEMU: &str = "qemu-system-x86";
+/// What must have QEMU's own age.
+const WITH_QEMU: &str = "qemu-* seabios ipxe-qemu";
 
 /// Makes sure that the host can make images and run `beds`.
 ///
@@ -145,7 +147,7 @@ fn source_of_qemu(workspace: &Workspace, oldest: u32) -> Result<Apt> {
         step.done();
         return Ok(machine);
     }
-    let backports = Apt::backports(&dir)?;
+    let backports = Apt::backports(&dir, WITH_QEMU)?;
     backports.update()?;
     step.done();
     if !good(&backports) {
