@@ -70,6 +70,9 @@ fn park_until_request<B: Backend>(core: &CoreShared, parking: &mut B) {
         }
         if parking.run() == Exit::Event && parking.event().exit == EventExit::Nmi {
             core.nmis.exits.fetch_add(1, Ordering::Relaxed);
+            if cfg!(debug_assertions) {
+                crate::debug_hooks::nmi_exit(arch::cpu::core_index());
+            }
             // A real NMI with no guest to take it is dropped: nobody waits for it.
             let _ = core.kick.on_nmi();
         }

@@ -113,8 +113,13 @@ pub fn start_all() -> Outcome {
 
 /// INIT-SIPI-SIPI to CPU `index`, whatever it was doing, and waits until it is idle.
 pub fn restart(index: usize) -> Outcome {
-    let slot = &SLOTS[index];
     init(index);
+    start(index)
+}
+
+/// SIPI to CPU `index`, which waits for it since an INIT, and waits until it is idle.
+pub fn start(index: usize) -> Outcome {
+    let slot = &SLOTS[index];
     slot.online.store(false, Ordering::SeqCst);
     slot.state.store(IDLE, Ordering::SeqCst);
     AP_INDEX.store(index as u64, Ordering::SeqCst);

@@ -34,13 +34,13 @@ const IN_EXIT: u64 = 3;
 
 /// The storm's figures.
 pub const RUNNING: u64 = 0;
-const POSTED: u64 = 1;
+pub const POSTED: u64 = 1;
 const ACKNOWLEDGED: u64 = 2;
 const LONGEST: u64 = 3;
 const MEAN: u64 = 4;
-const NMIS_SENT: u64 = 5;
-const NMIS_AS_EXIT: u64 = 6;
-const NMIS_IN_ROOT: u64 = 7;
+pub const NMIS_SENT: u64 = 5;
+pub const NMIS_AS_EXIT: u64 = 6;
+pub const NMIS_IN_ROOT: u64 = 7;
 const NMIS_MID_EXIT: u64 = 11;
 const NMIS_BEFORE_ENTRY: u64 = 8;
 const RAW_SENT: u64 = 10;
@@ -167,7 +167,7 @@ pub fn all_acknowledged() -> Outcome {
 }
 
 /// Prints where the kicks hit and how long they took.
-fn figures(name: &str) {
+pub fn figures(name: &str) {
     let n = hypercall::storm(ACKNOWLEDGED);
     let print = |what: &str, value: u64, unit: &str| {
         let name = Text::format(format_args!("{name}_{what}"));

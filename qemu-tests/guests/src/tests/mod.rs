@@ -17,6 +17,7 @@ mod modes;
 mod modules;
 mod msr;
 mod nmi;
+mod parked;
 mod phases;
 mod pit;
 mod ports;
