@@ -15,6 +15,7 @@ const ROOT_TICKS: u64 = 0x4245_0002;
 const REDELIVERED: u64 = 0x4245_0003;
 const HIDE_PAGE: u64 = 0x4245_0014;
 const PANIC: u64 = 0x4245_0015;
+const HARDWARE_CR4: u64 = 0x4245_0016;
 const DEBUG_FIRST: u64 = 0x4245_0010;
 const DEBUG_LAST: u64 = 0x4245_0013;
 
@@ -75,6 +76,7 @@ fn rare<B: Backend>(vcpu: &mut Vcpu<B>, number: u64) -> u64 {
             if hidden { 0 } else { BAD_ARGUMENT }
         }
         PANIC if hooks(vcpu) => simulated_bug(),
+        HARDWARE_CR4 if hooks(vcpu) => vcpu.backend.cr4(),
         DEBUG_FIRST..=DEBUG_LAST if hooks(vcpu) => {
             // The target of a storm stands in another register than the other calls'.
             let target = vcpu.vm.vcpus.get(regs.rdx as usize).map(|target| target.core);

@@ -26,6 +26,7 @@ const RAW_NMI: u64 = 0x4245_0012;
 const STORM_RESET: u64 = 0x4245_0013;
 const HIDE_PAGE: u64 = 0x4245_0014;
 const PANIC: u64 = 0x4245_0015;
+const HARDWARE_CR4: u64 = 0x4245_0016;
 
 /// KVM's -KVM_ENOSYS.
 pub const UNKNOWN: u64 = (-1000i64) as u64;
@@ -104,6 +105,11 @@ pub fn hide_page(address: u64) -> bool {
 /// Makes the hypervisor panic.
 pub fn panic() {
     call(PANIC, 0, 0, 0, 0);
+}
+
+/// CR4 of the calling vCPU as the CPU has it, not as the guest reads it.
+pub fn hardware_cr4() -> u64 {
+    call(HARDWARE_CR4, 0, 0, 0, 0)
 }
 
 /// Exits of the calling vCPU while `f` runs: all kinds, without those of counting. Without a hypervisor, 0.

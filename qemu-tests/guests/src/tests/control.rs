@@ -5,7 +5,7 @@
 use crate::runtime::catch::{expect_fine, expect_gp};
 use crate::runtime::cpu::{self, IA32_EFER, cpuid, rdmsr, wrmsr};
 use crate::runtime::registry::tests;
-use crate::runtime::text::{Outcome, ensure_eq};
+use crate::runtime::text::{Outcome, ensure, ensure_eq};
 use crate::runtime::{hypercall, irq, lapic};
 
 tests! { "up", Machine:
@@ -19,6 +19,7 @@ tests! { "up", Machine:
     s8_wbinvd_and_friends_return,
 }
 tests! { "up", Beeline: s8_cr4_vmxe_faults }
+tests! { "kick", Hooks: s6_hardware_cr4_mce_stays_on }
 
 const PE: u64 = 1;
 const MP: u64 = 2;
@@ -29,6 +30,8 @@ const AM: u64 = 1 << 18;
 const NW: u64 = 1 << 29;
 const CD: u64 = 1 << 30;
 const PG: u64 = 1 << 31;
+/// CR4.MCE.
+const MCE: u64 = 1 << 6;
 
 fn s8_cr0_illegal_values_fault() -> Outcome {
     let cr0 = cpu::cr0();
@@ -100,7 +103,6 @@ fn s8_cr4_vmxe_faults() -> Outcome {
 
 /// The hardware's bit is always 1 under Beeline; the guest sees its own.
 fn s6_cr4_mce_is_the_guests_to_read() -> Outcome {
-    const MCE: u64 = 1 << 6;
     let cr4 = cpu::cr4();
     for _ in 0..3 {
         cpu::set_cr4(cr4 & !MCE);
@@ -113,6 +115,31 @@ fn s6_cr4_mce_is_the_guests_to_read() -> Outcome {
     cpu::set_cr4(cr4 ^ 1 << 7);
     ensure_eq!(cpu::cr4(), cr4 ^ 1 << 7, "CR4");
     cpu::set_cr4(cr4);
+    Ok(())
+}
+
+/// The bit itself, which the guest cannot read: it stays on whatever the guest writes. Debug images audit it before each
+/// entry, so the exits here are audits with the guest's bit off and on.
+fn s6_hardware_cr4_mce_stays_on() -> Outcome {
+    const EXITS: u64 = 50;
+    let cr4 = cpu::cr4();
+    for value in [cr4 & !MCE, cr4 | MCE, cr4 & !MCE, cr4] {
+        cpu::set_cr4(value);
+        let (exits, ()) = hypercall::exits_of(|| {
+            for _ in 0..EXITS {
+                cpuid(0, 0);
+            }
+        });
+        let hardware = hypercall::hardware_cr4();
+        ensure_eq!(exits, EXITS, "exits");
+        ensure_eq!(cpu::cr4(), value, "CR4 as the guest sees it");
+        ensure!(
+            hardware & MCE != 0,
+            "hardware CR4 is {hardware:#x} when the guest's is {value:#x}"
+        );
+        // No other bit of the guest's is lost on the way.
+        ensure_eq!(value & !hardware, 0, "bits of the guest's CR4 that the hardware does not have");
+    }
     Ok(())
 }
 
