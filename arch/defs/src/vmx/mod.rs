@@ -4,9 +4,11 @@
 pub mod control;
 pub mod event;
 pub mod exit;
+pub mod feature_control;
 pub mod field;
 
 pub use control::{ControlKind, MissingControl, fit_controls};
 pub use event::VectoringInfo;
 pub use exit::ExitReason;
+pub use feature_control::FeatureControl;
 pub use field::Field;

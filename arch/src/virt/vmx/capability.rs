@@ -6,11 +6,9 @@ use super::insn;
 use crate::cpu;
 use crate::heap;
 use crate::virt::Unusable;
-use arch_defs::vmx::{ControlKind, control, fit_controls};
+use arch_defs::vmx::feature_control::IA32_FEATURE_CONTROL;
+use arch_defs::vmx::{ControlKind, FeatureControl, control, fit_controls};
 
-const FEATURE_CONTROL: u32 = 0x3A;
-const FEATURE_CONTROL_LOCK: u64 = 1 << 0;
-const FEATURE_CONTROL_VMX: u64 = 1 << 2;
 const VMX_BASIC: u32 = 0x480;
 const VMX_CR0_FIXED0: u32 = 0x486;
 const VMX_CR4_FIXED0: u32 = 0x488;
@@ -131,6 +129,20 @@ fn check_ept() -> Result<(), Unusable> {
     })
 }
 
+/// What to write to IA32_FEATURE_CONTROL, whose value is `now`, before VMXON; `None` for nothing.
+fn to_allow_vmxon(now: u64) -> Result<Option<u64>, Unusable> {
+    match FeatureControl::of(now) {
+        FeatureControl::On => Ok(None),
+        FeatureControl::Unlocked { write } => Ok(Some(write)),
+        FeatureControl::LockedOff => Err(Unusable {
+            missing: "IA32_FEATURE_CONTROL is locked with VMX off",
+            hint: "switch VT-x (Intel Virtualization Technology) on in the firmware and \
+                   power-cycle the machine",
+            bits: now,
+        }),
+    }
+}
+
 /// Turns VMX on for this core.
 pub fn enable() -> Result<(), Unusable> {
     if !cpu::has_vmx() {
@@ -141,18 +153,9 @@ pub fn enable() -> Result<(), Unusable> {
             bits: 0,
         });
     }
-    let feature = cpu::rdmsr(FEATURE_CONTROL);
-    if feature & FEATURE_CONTROL_LOCK == 0 {
-        let on = feature | FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX;
+    if let Some(value) = to_allow_vmxon(cpu::rdmsr(IA32_FEATURE_CONTROL))? {
         // SAFETY: the register is unlocked, so the write is allowed and only permits VMXON.
-        unsafe { cpu::wrmsr(FEATURE_CONTROL, on) };
-    } else if feature & FEATURE_CONTROL_VMX == 0 {
-        return Err(Unusable {
-            missing: "IA32_FEATURE_CONTROL is locked with VMX off",
-            hint: "switch VT-x (Intel Virtualization Technology) on in the firmware and \
-                   power-cycle the machine",
-            bits: feature,
-        });
+        unsafe { cpu::wrmsr(IA32_FEATURE_CONTROL, value) };
     }
     direct_controls()?;
     check_ept()?;
@@ -173,4 +176,22 @@ pub fn enable() -> Result<(), Unusable> {
         hint: "another hypervisor or the firmware may hold VMX; power-cycle the machine",
         bits: cpu::cr4(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn r_s10_vmx_that_is_locked_off_is_named_with_a_hint() {
+        assert_eq!(to_allow_vmxon(5), Ok(None));
+        assert_eq!(to_allow_vmxon(0), Ok(Some(5)));
+        let why = to_allow_vmxon(1).unwrap_err().to_string();
+        for part in ["IA32_FEATURE_CONTROL is locked with VMX off", "VT-x", "firmware", "0x1"] {
+            assert!(why.contains(part), "{part:?} is not in {why:?}");
+        }
+    }
 }
