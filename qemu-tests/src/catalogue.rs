@@ -35,11 +35,13 @@ pub struct Extras {
     pub pit: bool,
     /// It gets boot modules and a last word, which its test knows.
     pub modules: bool,
+    /// Its kernel has no Multiboot header: only its PVH note says how it starts.
+    pub pvh: bool,
 }
 
 impl Extras {
     /// None of them.
-    pub const NONE: Self = Self { hooks: false, pit: false, modules: false };
+    pub const NONE: Self = Self { hooks: false, pit: false, modules: false, pvh: false };
 }
 
 /// What is wrong with a boot that must be refused.
@@ -197,6 +199,7 @@ pub const BOOTS: &[Boot] = &[
     with(HOOKS, 1, vm("redeliver", 1)),
     with(Extras { pit: true, ..HOOKS }, 2, vm("pit", 2)),
     with(Extras { modules: true, ..Extras::NONE }, 1, vm("modules", 1)),
+    with(Extras { modules: true, pvh: true, ..Extras::NONE }, 2, vm("pvh", 2)),
     Boot { expect: Expect::TestsAnd(check::flood), shows: "S8", ..vm("hostile-flood", 1) },
     bare("bare-up", "up", 1),
     bare("bare-smp", "smp", 4),

@@ -1,10 +1,11 @@
 //! What GRUB loads for a boot: the image, its configuration and the guests' files, or, on the bare
 //! machine, the guest itself.
 
-use crate::catalogue::{Boot, Fault, Guest};
+use crate::catalogue::{Boot, Extras, Fault, Guest};
 use anyhow::{Context, Result};
 use guest_loader::config::{Config, Delivery, DeviceConfig, ModuleConfig, VmConfig, pack};
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use tools::bed::Bed;
 use tools::config::MODULE;
 use tools::iso::{Content, Entry, Module};
@@ -89,6 +90,10 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
     };
     match fault {
         _ if matches!(boot.guest, Guest::Linux { .. }) => {}
+        _ if is_pvh(boot) => {
+            let content = Content::Bytes(without_multiboot(&files.guest)?);
+            modules.push(Module { name: KERNEL.into(), content });
+        }
         Fault::NoKernel => {}
         Fault::KernelIsText => {
             let content = Content::Bytes(b"this is no kernel\n".repeat(100));
@@ -108,7 +113,21 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
     Ok(Entry::Beeline { image: files.image.clone(), cmdline: bed.exit_word().into(), modules })
 }
 
-/// What the test `multiboot_modules_and_command_line` in `guests/src/tests/modules.rs` expects.
+fn is_pvh(boot: &Boot) -> bool {
+    matches!(boot.guest, Guest::Vm { extras: Extras { pvh: true, .. }, .. })
+}
+
+/// The test guest without its Multiboot header, which a loader would prefer to the PVH note.
+fn without_multiboot(guest: &Path) -> Result<Vec<u8>> {
+    const MAGIC: [u8; 4] = 0x1BAD_B002_u32.to_le_bytes();
+    let mut elf = fs::read(guest).with_context(|| format!("cannot read {}", guest.display()))?;
+    // Multiboot 1, section 3.1: aligned to 4 bytes, in the first 8192.
+    let magic = elf.chunks_exact_mut(4).take(8192 / 4).find(|word| **word == MAGIC);
+    magic.context("the test guest has no Multiboot header")?.fill(0);
+    Ok(elf)
+}
+
+/// What the tests `…_modules_and_command_line` in `guests/src/tests/modules.rs` expects.
 const LAST_WORD: &str = " last=a'b,c";
 const MODULE_LENGTHS: [usize; 3] = [1, 4096, 300_001];
 

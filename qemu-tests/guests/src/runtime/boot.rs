@@ -1,32 +1,58 @@
-//! From the first Rust instruction to the runner: Multiboot information, tables, LAPIC, the other CPUs.
+//! From the first Rust instruction to the runner: what the boot loader said, tables, LAPIC, the other CPUs.
 
 #![expect(unsafe_code, reason = "reads what the boot loader left in memory")]
 
 use super::serial::println;
 use super::text::Text;
-use super::{catch, cpu, hypercall, lapic, registry, serial, smp, tables, time};
+use super::{catch, cpu, hypercall, lapic, pvh, registry, serial, smp, tables, time};
 use crate::cmdline::{self, Exit, Options};
 use core::cell::UnsafeCell;
 
+/// Multiboot 1, section 3.2: EAX at entry.
+const MULTIBOOT_MAGIC: u64 = 0x2BAD_B002;
+
 /// What the boot loader said, copied before anything can overwrite it.
-struct BootInfo {
+pub struct BootInfo {
     line: [u8; 512],
     length: usize,
     ram_end: u64,
-    modules: [Module; MAX_MODULES],
-    module_count: usize,
+    pub modules: [Module; MAX_MODULES],
+    pub module_count: usize,
     options: Options<'static>,
 }
 
 /// Boot modules that are remembered.
-const MAX_MODULES: usize = 4;
+pub const MAX_MODULES: usize = 4;
 
 /// A boot module: physical addresses, the last one of a C string.
 #[derive(Clone, Copy)]
-struct Module {
-    start: u64,
-    end: u64,
-    line: u64,
+pub struct Module {
+    pub start: u64,
+    pub end: u64,
+    pub line: u64,
+}
+
+impl BootInfo {
+    /// Copies the command line.
+    ///
+    /// # Safety
+    /// A C string of the loader's is at `address`.
+    pub unsafe fn copy_line(&mut self, address: u64) {
+        let text = address as *const u8;
+        // SAFETY: the caller's promise; nothing behind the NUL is read.
+        let byte = |at: usize| unsafe { *text.add(at) };
+        while self.length < self.line.len() && byte(self.length) != 0 {
+            self.line[self.length] = byte(self.length);
+            self.length += 1;
+        }
+    }
+
+    /// A stretch of RAM; what lies above 4 GiB does not count.
+    pub fn add_ram(&mut self, base: u64, length: u64) {
+        if base + length <= 1 << 32 {
+            self.ram_end = self.ram_end.max(base + length);
+        }
+    }
 }
 
 struct Once(UnsafeCell<BootInfo>);
@@ -51,7 +77,7 @@ static INFO: Once = Once(UnsafeCell::new(BootInfo {
 }));
 
 fn info() -> &'static BootInfo {
-    // SAFETY: read-only since `copy_info`.
+    // SAFETY: read-only since `boot_cpu` filled it.
     unsafe { &*INFO.0.get() }
 }
 
@@ -92,22 +118,17 @@ pub fn wants_xapic() -> bool {
     options().boot.split(',').any(|kind| kind.starts_with("xapic"))
 }
 
-/// Multiboot 1, section 3.3: reads the information structure at `address`.
+/// Multiboot 1, section 3.3: copies what the information structure at `address` says.
 ///
 /// # Safety
 /// `address` is what a Multiboot loader passed in EBX.
-unsafe fn copy_info(address: u64) {
-    // SAFETY: the loader's structures are in identity-mapped memory; INFO is ours alone at this point.
+unsafe fn copy_multiboot(address: u64, info: &mut BootInfo) {
+    // SAFETY: the loader's structures are in identity-mapped memory.
     unsafe {
-        let info = &mut *INFO.0.get();
         let word = |offset: u64| ((address + offset) as *const u32).read_unaligned();
         let flags = word(0);
         if flags & 1 << 2 != 0 {
-            let text = u64::from(word(16)) as *const u8;
-            while info.length < info.line.len() && *text.add(info.length) != 0 {
-                info.line[info.length] = *text.add(info.length);
-                info.length += 1;
-            }
+            info.copy_line(u64::from(word(16)));
         }
         if flags & 1 << 3 != 0 {
             info.module_count = word(20) as usize;
@@ -123,21 +144,18 @@ unsafe fn copy_info(address: u64) {
             let (mut entry, end) = (u64::from(word(48)), u64::from(word(48)) + u64::from(word(44)));
             while entry < end {
                 let field = |offset: u64| ((entry + offset) as *const u64).read_unaligned();
-                let (base, length, kind) = (field(4), field(12), field(20) as u32);
-                if kind == 1 && base + length <= 1 << 32 {
-                    info.ram_end = info.ram_end.max(base + length);
+                if field(20) as u32 == 1 {
+                    info.add_ram(field(4), field(12));
                 }
                 entry += 4 + u64::from((entry as *const u32).read_unaligned());
             }
         } else if flags & 1 != 0 {
             info.ram_end = 0x10_0000 + 1024 * u64::from(word(8));
         }
-        let line = core::str::from_utf8(&info.line[..info.length]).unwrap_or("");
-        info.options = cmdline::parse(line, smp::MAX_CPUS);
     }
 }
 
-/// Rust entry of the boot CPU, with the loader's EAX and EBX.
+/// Rust entry of the boot CPU, with the loader's EBX and the number that tells its protocol.
 pub extern "sysv64" fn boot_cpu(magic: u64, address: u64) -> ! {
     // Silence the 8259s of a bare PC: their lines reach the CPU by the virtual wire.
     cpu::out8(0x21, 0xFF);
@@ -145,11 +163,19 @@ pub extern "sysv64" fn boot_cpu(magic: u64, address: u64) -> ! {
     tables::init();
     tables::load(0);
     serial::init();
-    if magic != 0x2BAD_B002 {
-        registry::fatal(format_args!("not started by a Multiboot 1 loader (EAX {magic:#x})"));
+    // SAFETY: INFO is ours alone at this point; the magic number vouches for the address.
+    unsafe {
+        let info = &mut *INFO.0.get();
+        match magic {
+            MULTIBOOT_MAGIC => copy_multiboot(address, info),
+            pvh::MAGIC => pvh::copy_info(address, info),
+            _ => registry::fatal(format_args!(
+                "started neither by Multiboot 1 nor by PVH (magic number {magic:#x})"
+            )),
+        }
+        let line = core::str::from_utf8(&info.line[..info.length]).unwrap_or("");
+        info.options = cmdline::parse(line, smp::MAX_CPUS);
     }
-    // SAFETY: the magic number vouches for the address.
-    unsafe { copy_info(address) };
     time::init();
     hypercall::init();
     let options = options();

@@ -6,6 +6,7 @@ pub mod cpu;
 pub mod hypercall;
 pub mod irq;
 pub mod lapic;
+pub mod pvh;
 pub mod random;
 pub mod registry;
 pub mod serial;

@@ -1,4 +1,5 @@
-//! The first instructions: the Multiboot 1 header, 32-bit entry to long mode, and the real-mode start of the other CPUs.
+//! The first instructions: the Multiboot 1 header, the PVH note, 32-bit entry to long mode, and the real-mode start of the
+//! other CPUs.
 //! 4 GiB are identity-mapped in 2 MiB pages, user-accessible for the ring-3 tests, uncached above 0xFE00_0000.
 //! Multiboot 1 specification 0.6.96, section 3; SDM 3A 10.8.5 (initial mode switch), 9.4.4 (INIT-SIPI-SIPI).
 
@@ -13,8 +14,34 @@ global_asm!(
     ".section .multiboot, \"a\"",
     ".align 4",
     ".long 0x1BADB002, 3, -(0x1BADB002 + 3)",
+    // XEN_ELFNOTE_PHYS32_ENTRY. Loaders that know both protocols prefer Multiboot.
+    ".section .note.Xen, \"a\", @note",
+    ".align 4",
+    ".long 4, 4, 18",
+    ".asciz \"Xen\"",
+    ".long start_pvh",
     ".section .text",
     ".code32",
+    // What the PVH protocol promises is kept for its test, before anything changes it: `EntryState`.
+    "start_pvh:",
+    "movl $boot_stack_end, %esp",
+    "pushfl",
+    "popl {pvh_entry}",
+    "movl %cr0, %eax",
+    "movl %eax, {pvh_entry} + 4",
+    "movl %cr4, %eax",
+    "movl %eax, {pvh_entry} + 8",
+    "movl $0xC0000080, %ecx",
+    "rdmsr",
+    "movl %eax, {pvh_entry} + 12",
+    "movl %ebx, {pvh_entry} + 16",
+    // A data segment that is not flat faults here, and the VM ends.
+    "movl $-4, %ecx",
+    "movl %ds:(%ecx), %eax",
+    "movl %es:(%ecx), %eax",
+    "movl %ss:(%ecx), %eax",
+    // Multiboot's magic number is the loader's in EAX, PVH's the first word of its structure.
+    "movl (%ebx), %eax",
     ".global start32",
     "start32:",
     "cli",
@@ -130,6 +157,7 @@ global_asm!(
     "boot_stack: .skip 65536",
     "boot_stack_end:",
     ".section .text",
+    pvh_entry = sym super::pvh::ENTRY,
     boot_cpu = sym super::boot::boot_cpu,
     other_cpu = sym super::smp::other_cpu,
     ap_stack = sym super::smp::AP_STACK,

@@ -21,6 +21,7 @@ mod parked;
 mod phases;
 mod pit;
 mod ports;
+mod pvh;
 mod redeliver;
 mod restart;
 mod restart_state;

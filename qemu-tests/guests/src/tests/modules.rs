@@ -1,10 +1,12 @@
-//! What the loader hands over beside the kernel: the command line and the boot modules. Multiboot 1, section 3.3.
+//! What the loader hands over beside the kernel: the command line and the boot modules, by Multiboot 1 (section 3.3 of its
+//! specification) and by PVH.
 
-use crate::runtime::boot;
 use crate::runtime::registry::{detail, tests};
 use crate::runtime::text::{Outcome, Text, ensure, ensure_eq};
+use crate::runtime::{boot, pvh};
 
 tests! { "modules", Beeline: multiboot_modules_and_command_line }
+tests! { "pvh", Beeline: pvh_modules_and_command_line }
 
 /// What `payload::modules` on the host makes: byte `i` of module `number`, their lengths, the last word for the kernel.
 const LENGTHS: [usize; 3] = [1, 4096, 300_001];
@@ -15,6 +17,16 @@ fn byte(number: usize, i: usize) -> u8 {
 }
 
 fn multiboot_modules_and_command_line() -> Outcome {
+    ensure!(pvh::entry_state().is_none(), "this boot is by PVH");
+    modules_and_command_line()
+}
+
+fn pvh_modules_and_command_line() -> Outcome {
+    ensure!(pvh::entry_state().is_some(), "this boot is not by PVH");
+    modules_and_command_line()
+}
+
+fn modules_and_command_line() -> Outcome {
     ensure!(boot::line().ends_with(LAST_WORD), "the command line ends with {:?}", boot::line());
     ensure_eq!(boot::module_count(), LENGTHS.len(), "modules");
     let mut last_end = 0;
