@@ -1,6 +1,6 @@
 //! What the machine's ACPI tables say: processors, I/O APICs, timers, PCI windows. The `acpi`
 //! crate finds and checksums the tables; their contents are read by the checked parsers of
-//! `arch_defs::acpi`. ACPI specification 6.5, section 5.2.
+//! `arch_defs`. ACPI specification 6.5, section 5.2.
 
 #![expect(unsafe_code, reason = "reads firmware tables at physical addresses")]
 
@@ -9,6 +9,7 @@ use acpi::{AcpiHandler, AcpiTable, AcpiTables, PhysicalMapping};
 use alloc::string::String;
 use alloc::vec::Vec;
 use arch_defs::acpi::{EcamWindow, IoApic, MadtEntry, Processor, SourceOverride};
+use arch_defs::iommu::dmar::Dmar;
 use core::ptr::NonNull;
 
 /// Highest address that the boot page tables map.
@@ -36,8 +37,8 @@ pub struct Platform {
     pub pm_timer: Option<u16>,
     /// PCI configuration windows.
     pub ecam: Vec<EcamWindow>,
-    /// VT-d remapping units.
-    pub dmar_units: usize,
+    /// VT-d remapping units and what they cover.
+    pub dmar: Option<Dmar>,
 }
 
 impl Platform {
@@ -87,10 +88,10 @@ fn bytes<T: AcpiTable>(mapping: &PhysicalMapping<Identity, T>) -> &[u8] {
 
 /// DMAR, VT-d specification section 8.1; only its bytes are read.
 #[repr(transparent)]
-struct Dmar(acpi::sdt::SdtHeader);
+struct DmarTable(acpi::sdt::SdtHeader);
 
 // SAFETY: the type is the table's header, which every table starts with.
-unsafe impl AcpiTable for Dmar {
+unsafe impl AcpiTable for DmarTable {
     const SIGNATURE: acpi::sdt::Signature = acpi::sdt::Signature::DMAR;
 
     fn header(&self) -> &acpi::sdt::SdtHeader {
@@ -132,9 +133,10 @@ pub fn read(root: RootTable) -> Result<Platform, String> {
         arch_defs::acpi::parse_mcfg(bytes(&mcfg), |window| platform.ecam.push(window))
             .map_err(|e| format!("{e}"))?;
     }
-    if let Ok(dmar) = tables.find_table::<Dmar>() {
-        platform.dmar_units =
-            arch_defs::acpi::count_dmar_units(bytes(&dmar)).map_err(|e| format!("{e}"))?;
-    }
+    platform.dmar = match tables.find_table::<DmarTable>() {
+        Ok(table) => Some(Dmar::parse(bytes(&table)).map_err(|e| format!("{e}"))?),
+        Err(acpi::AcpiError::TableMissing(_)) => None,
+        Err(e) => return Err(format!("ACPI DMAR table: {e:?}")),
+    };
     Ok(platform)
 }

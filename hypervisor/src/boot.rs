@@ -117,7 +117,7 @@ fn bring_up(magic: u32, info: u64) -> Result<bool, String> {
         rates.lapic_hz / 1000,
         machine.platform.processors.len(),
         machine.platform.ecam.len(),
-        machine.platform.dmar_units
+        machine.platform.dmar.as_ref().map_or(0, |dmar| dmar.units.len())
     );
     // The one place where the vendor is chosen.
     match vendor() {
@@ -222,6 +222,16 @@ fn check_places(boot: &BootInfo, platform: &Platform) -> Result<(), String> {
             return Err(format!(
                 "ACPI APIC table: the I/O APIC address {:#x} lies in RAM",
                 chip.address
+            ));
+        }
+    }
+    for unit in platform.dmar.iter().flat_map(|dmar| &dmar.units) {
+        // The page that every unit has; how many more it uses, only its registers say.
+        let registers = unit.base..unit.base + 0x1000;
+        if boot.ram.iter().any(|ram| overlap(ram, &registers)) {
+            return Err(format!(
+                "ACPI DMAR table: the register base address {:#x} lies in RAM",
+                unit.base
             ));
         }
     }

@@ -1,6 +1,6 @@
-//! Reading the machine's ACPI tables from bytes: MADT, MCFG and the DMAR header. Every length
-//! comes from firmware and is checked before it is used. ACPI specification 6.5, sections 5.2.12
-//! and 5.2.6; VT-d specification 4.1, section 8.1. Called by `arch::acpi`.
+//! Reading the machine's ACPI tables from bytes: MADT and MCFG; DMAR is in [`crate::iommu::dmar`].
+//! Every length comes from firmware and is checked before it is used. ACPI specification 6.5,
+//! sections 5.2.12 and 5.2.6. Called by `arch::acpi`.
 
 use core::fmt;
 
@@ -35,6 +35,8 @@ pub struct Processor {
 /// One I/O APIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IoApic {
+    /// Its id, by which DMAR names it.
+    pub id: u8,
     /// Physical address of its registers.
     pub address: u32,
     /// First global system interrupt.
@@ -108,6 +110,7 @@ fn madt_entry(kind: u8, entry: &[u8]) -> Option<Option<MadtEntry>> {
     Some(match kind {
         0 => processor(u32::from(*entry.get(3)?), u32_at(entry, 4)?),
         1 => Some(MadtEntry::IoApic(IoApic {
+            id: *entry.get(2)?,
             address: u32_at(entry, 4)?,
             gsi_base: u32_at(entry, 8)?,
         })),
@@ -155,31 +158,6 @@ pub fn parse_mcfg(table: &[u8], mut each: impl FnMut(EcamWindow)) -> Result<(), 
     Ok(())
 }
 
-/// Counts the remapping units (DRHD) of a DMAR table.
-///
-/// # Errors
-/// The first structure whose length is wrong.
-pub fn count_dmar_units(table: &[u8]) -> Result<usize, TableError> {
-    const STRUCTURES: usize = HEADER + 12;
-    let error = |field, offset| TableError { table: "DMAR", field, offset };
-    if table.len() < STRUCTURES {
-        return Err(error("table length", 4));
-    }
-    let mut at = STRUCTURES;
-    let mut units = 0;
-    while at < table.len() {
-        let kind = bytes(table, at).map(u16::from_le_bytes).ok_or(error("structure type", at))?;
-        let len = bytes(table, at + 2).map(u16::from_le_bytes);
-        let len = usize::from(len.ok_or(error("structure length", at + 2))?);
-        if len < 4 || at + len > table.len() {
-            return Err(error("structure length", at + 2));
-        }
-        units += usize::from(kind == 0);
-        at += len;
-    }
-    Ok(units)
-}
-
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -191,7 +169,7 @@ mod tests {
         let mut table = vec![0_u8; MADT_ENTRIES];
         table.extend([0, 8, 0, 3, 1, 0, 0, 0]);
         table.extend([0, 8, 1, 4, 0, 0, 0, 0]);
-        table.extend([1, 12, 0, 0, 0, 0, 0xC0, 0xFE, 0, 0, 0, 0]);
+        table.extend([1, 12, 6, 0, 0, 0, 0xC0, 0xFE, 0, 0, 0, 0]);
         table.extend([2, 10, 0, 0, 2, 0, 0, 0, 5, 0]);
         table.extend([9, 16, 0, 0, 0x00, 0x01, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0]);
         table.extend([4, 6, 0xFF, 0, 0, 1]);
@@ -210,7 +188,7 @@ mod tests {
             entries,
             [
                 MadtEntry::Processor(Processor { apic_id: 3 }),
-                MadtEntry::IoApic(IoApic { address: 0xFEC0_0000, gsi_base: 0 }),
+                MadtEntry::IoApic(IoApic { id: 6, address: 0xFEC0_0000, gsi_base: 0 }),
                 MadtEntry::SourceOverride(SourceOverride { isa: 0, gsi: 2, flags: 5 }),
                 MadtEntry::Processor(Processor { apic_id: 0x100 }),
             ]
@@ -239,22 +217,11 @@ mod tests {
         assert_eq!(parse_mcfg(&table, |_| ()).unwrap_err().field, "bus range");
     }
 
-    #[test]
-    fn dmar_units_are_counted() {
-        let mut table = vec![0_u8; 48];
-        table.extend([0, 0, 16, 0, 1, 0, 0, 0, 0, 0, 0xD9, 0xFE, 0, 0, 0, 0]);
-        table.extend([2, 0, 8, 0, 0, 0, 0, 0]);
-        assert_eq!(count_dmar_units(&table), Ok(1));
-        table[50] = 0;
-        assert_eq!(count_dmar_units(&table).unwrap_err().field, "structure length");
-    }
-
     proptest! {
         #[test]
         fn r_s10_no_bytes_panic_or_hang(table in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = parse(&table);
             let _ = parse_mcfg(&table, |_| ());
-            let _ = count_dmar_units(&table);
         }
     }
 }

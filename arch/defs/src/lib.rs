@@ -3,11 +3,13 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
 pub mod acpi;
 pub mod apic;
 pub mod insn;
+pub mod iommu;
 pub mod svm;
 pub mod vmx;
