@@ -165,6 +165,20 @@ impl Block {
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
     }
 
+    /// Writes the cache line of a byte offset back to memory, for hardware that does not snoop.
+    ///
+    /// # Panics
+    /// On an offset outside the block: a bug of ours.
+    pub fn write_back_at(&self, offset: u64) {
+        crate::cpu::write_back_line(self.at(offset, 1));
+    }
+
+    /// Writes the whole block back to memory.
+    pub fn write_back(&self) {
+        // Lines have 64 bytes in every CPU so far; a smaller step would only take longer.
+        (0..self.len).step_by(64).for_each(|offset| self.write_back_at(offset));
+    }
+
     /// Fills the block with a byte.
     pub fn fill(&self, byte: u8) {
         // SAFETY: the whole block belongs to us.

@@ -15,6 +15,7 @@ pub mod boot;
 pub mod cpu;
 pub mod heap;
 pub mod ioapic;
+pub mod iommu;
 pub mod log_memory;
 pub mod machine;
 pub mod paging;

@@ -174,6 +174,32 @@ impl Stage2 {
         self.root.address()
     }
 
+    /// Physical address of the table that an IOMMU starts from, for tables of 4 levels or of 3 (39 bits).
+    ///
+    /// # Errors
+    /// Why hardware with these levels and pages up to `largest` cannot walk the space.
+    pub fn device_root(&self, levels: u8, largest: usize) -> Result<u64, &'static str> {
+        if self.format != Format::Vtd {
+            return Err("its tables are of another format");
+        }
+        if self.largest > largest {
+            return Err("it has larger pages than the hardware knows");
+        }
+        if levels == 4 {
+            return Ok(self.root());
+        }
+        let entry = |index: u64| self.root.read_u64(index * 8);
+        if (1..512).any(|index| entry(index) != 0) {
+            return Err("it goes beyond 512 GiB, and the hardware has 39 address bits");
+        }
+        Some(entry(0) & bits::ADDRESS).filter(|table| *table != 0).ok_or("it is empty")
+    }
+
+    /// Writes all tables back to memory, for an IOMMU that does not snoop the caches.
+    pub fn write_back(&self) {
+        self.tables.iter().chain([&self.root]).for_each(Block::write_back);
+    }
+
     /// Translates a guest-physical address, as the hardware would. For tests and audits.
     pub fn translate(&self, gpa: u64) -> Option<u64> {
         let mut table = &self.root;
@@ -245,6 +271,21 @@ mod tests {
             assert_eq!(entry(0), Some(0x5000 | memory), "{format:?}");
             assert_eq!(entry(0x1000), Some(0xFEB0_0000 | device), "{format:?}");
         }
+    }
+
+    #[test]
+    fn a_device_gets_three_levels_only_of_a_space_that_fits() {
+        let mut space = Stage2::new(Format::Vtd, 1).unwrap();
+        assert!(space.device_root(3, 1).is_err(), "an empty space");
+        space.map(0x20_0000..0x40_0000, 0x4000_0000).unwrap();
+        let three = space.device_root(3, 1).unwrap();
+        let table = space.tables.iter().find(|t| t.address() == three).unwrap();
+        assert_ne!(table.read_u64(0), 0, "the entry of the first GiB");
+        assert_eq!(space.device_root(4, 2), Ok(space.root()));
+        assert!(space.device_root(4, 0).is_err(), "2 MiB pages");
+        space.map(0x80_0000_0000..0x80_0020_0000, 0x4020_0000).unwrap();
+        assert!(space.device_root(3, 1).is_err() && space.device_root(4, 1).is_ok());
+        assert!(Stage2::new(Format::Ept, 1).unwrap().device_root(4, 2).is_err());
     }
 
     #[test]

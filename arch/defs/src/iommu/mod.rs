@@ -2,6 +2,7 @@
 //! `arch::iommu`. Pure; no locks. VT-d specification, revision 4.1.
 
 pub mod dmar;
+pub mod vtd;
 
 use core::fmt;
 
