@@ -12,4 +12,5 @@ pub mod apic;
 pub mod insn;
 pub mod iommu;
 pub mod svm;
+pub mod pci;
 pub mod vmx;
