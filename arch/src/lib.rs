@@ -20,6 +20,7 @@ pub mod log_memory;
 pub mod machine;
 pub mod paging;
 pub mod rtc;
+pub mod pci;
 pub mod serial;
 pub mod stage2;
 pub mod tables;
