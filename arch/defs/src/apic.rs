@@ -28,7 +28,10 @@ pub use lvt::{
     Lvt, LvtAction, LvtRefused, LvtRegister, Svr, SvrAction, SvrRefused, check_lvt, check_svr,
 };
 pub use mode::{ApicBase, ApicBaseFault, ApicMode};
-pub use target::{ApicId, MAX_VCPUS, TargetSet, XapicLogical, targets, x2apic_ldr, xapic_targets};
+pub use target::{
+    ApicId, MAX_VCPUS, TargetSet, XapicLogical, message_destination, targets, x2apic_ldr,
+    xapic_targets,
+};
 pub use xapic::{XapicRegister, decode_xapic_icr, xapic_register};
 
 /// The vectors below this one are illegal for an APIC message of Fixed or LowestPri delivery: the local APIC

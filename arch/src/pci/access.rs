@@ -47,6 +47,11 @@ impl Width {
             Self::Qword => 8,
         }
     }
+
+    /// The part of it that one dword can hold.
+    pub const fn min_dword(self) -> Self {
+        if matches!(self, Self::Qword) { Self::Dword } else { self }
+    }
 }
 
 /// Configuration space of all functions.

@@ -258,6 +258,9 @@ fn virtual_functions_come_up_with_places_and_names() {
     assert_eq!(model.get(PF, SRIOV + 8), 0x19, "enabled, memory, ARI");
     assert_eq!(model.get(PORT, 0x68), 1 << 5, "the port forwards ARI");
     assert!(model.waited.get() >= 100_000);
+    // Its own vendor id reads as ones; it can be reset all the same.
+    let vf = Function::new(&model, first.bdf);
+    assert_eq!(reset::way(vf), Ok(Way::Express(EXPRESS)));
     // Again, with what the first time left: off for a second, and the same places.
     model.waited.set(0);
     assert_eq!(sriov::enable(&model, &topology, bdf(PF), 2).as_deref(), Ok(&vfs[..]));

@@ -120,6 +120,17 @@ pub const fn targets(destination: Destination, sender: ApicId, vcpu_count: u32) 
     }
 }
 
+/// The destination that an eight-bit field of an IOAPIC entry or a device's message means. `xapic`: the guest's APICs
+/// are in xAPIC state, where a logical destination depends on its LDRs; in x2APIC state eight bits reach cluster 0 only.
+pub const fn message_destination(field: u8, logical: bool, xapic: bool) -> Destination {
+    match (logical, field) {
+        (_, 0xFF) => Destination::All,
+        (false, id) => Destination::Physical(id as u32),
+        (true, id) if xapic => Destination::XapicLogical(id),
+        (true, id) => Destination::Logical(id as u32),
+    }
+}
+
 /// The logical id a vCPU has given itself in xAPIC state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct XapicLogical {

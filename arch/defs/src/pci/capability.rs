@@ -3,7 +3,7 @@
 //! The lists come from a device, which may be broken: a list that loops, leaves the space or has two capabilities in
 //! one place ends with an error that names the capability and its offset. PCIe 5.0, sections 7.5.1.1.11 and 7.6.3.
 
-use super::header::{self, STATUS_CAPABILITIES, offset};
+use super::header::{STATUS_CAPABILITIES, offset};
 use super::msi::Control as MsiControl;
 use super::{CONFIG_SIZE, ConfigSpace, LEGACY_CONFIG_SIZE};
 use core::fmt;
@@ -149,8 +149,9 @@ impl Taken {
 
 /// The first list of a function, in its order. Ends after the first error.
 pub fn capabilities<S: ConfigSpace + ?Sized>(space: &S) -> Capabilities<'_, S> {
-    let has = space.read_u16(offset::STATUS) & STATUS_CAPABILITIES != 0
-        && space.read_u16(offset::ID) != header::NO_VENDOR;
+    // Where nobody answers, all is ones. The ids do not tell: those of a virtual function are ones too.
+    let there = space.read_u32(offset::COMMAND) != u32::MAX;
+    let has = there && space.read_u16(offset::STATUS) & STATUS_CAPABILITIES != 0;
     let next = if has { space.read_u8(offset::CAPABILITIES) } else { 0 };
     Capabilities { space, next, last: 0, taken: Taken::NOTHING }
 }
@@ -194,7 +195,7 @@ fn length(space: &(impl ConfigSpace + ?Sized), id: u8, offset: u16) -> u8 {
     let word = space.read_u16(offset + 2);
     match id {
         id::POWER | id::ADVANCED => 8,
-        id::MSI => MsiControl::from_bits(word).len(),
+        id::MSI => MsiControl::from_bits(word).size(),
         id::MSIX => 12,
         id::EXPRESS if word & 0xF < 2 => 0x14,
         id::EXPRESS => 0x3C,

@@ -4,7 +4,7 @@
 //! hardware: a remapping entry stands in its place, and this check says what that entry may deliver. Pure, no locks.
 //! Source: SDM volume 3, "Message Signalled Interrupts".
 
-use crate::apic::{DeliveryMode, Destination, GuestVector};
+use crate::apic::{DeliveryMode, Destination, GuestVector, message_destination};
 use bitfield_struct::bitfield;
 use core::fmt;
 
@@ -66,12 +66,7 @@ pub struct DeviceMessage {
 impl DeviceMessage {
     /// The destination in the terms of [`crate::apic::targets`]. `xapic`: the guest's APICs are in xAPIC state.
     pub const fn target(self, xapic: bool) -> Destination {
-        match (self.logical, self.destination) {
-            (_, 0xFF) => Destination::All,
-            (false, id) => Destination::Physical(id as u32),
-            (true, id) if xapic => Destination::XapicLogical(id),
-            (true, id) => Destination::Logical(id as u32),
-        }
+        message_destination(self.destination, self.logical, xapic)
     }
 }
 

@@ -39,13 +39,8 @@ impl Control {
     }
 
     /// Bytes of the capability.
-    pub const fn len(self) -> u8 {
+    pub const fn size(self) -> u8 {
         self.data() as u8 + if self.maskable() { 12 } else { 4 }
-    }
-
-    /// Never: for the sake of [`Self::len`].
-    pub const fn is_empty(self) -> bool {
-        false
     }
 }
 
@@ -57,7 +52,7 @@ mod tests {
     fn the_four_layouts() {
         let layout = |wide, maskable| {
             let control = Control::new().with_wide(wide).with_maskable(maskable);
-            (control.data(), control.mask(), control.len())
+            (control.data(), control.mask(), control.size())
         };
         // Table rows of figure 6-9; 12 and 16 are rounded up from 10 and 14 bytes.
         assert_eq!(layout(false, false), (8, None, 12));

@@ -54,6 +54,16 @@ fn both_lists_of_a_network_card() {
 }
 
 #[test]
+fn where_nobody_answers_there_are_no_capabilities() {
+    let nobody = std::vec![u32::MAX; 1024];
+    assert_eq!(capabilities(&nobody[..]).count() + extended_capabilities(&nobody[..]).count(), 0);
+    // A virtual function has no ids of its own.
+    let mut space = igb();
+    space[0] = u32::MAX;
+    assert_eq!(capabilities(&space[..]).count(), 4);
+}
+
+#[test]
 fn r_s10_a_broken_list_names_the_capability_and_its_offset() {
     let refused = |change: fn(&mut Vec<u32>)| {
         let mut space = igb();
