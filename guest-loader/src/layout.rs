@@ -9,7 +9,9 @@
 //! | 0xC_0000 | 0xE_0000 | RAM, reported as reserved: PCs have option ROMs here |
 //! | 0xE_0000 | 0x10_0000 | RAM, reported as ACPI: RSDP and tables, where a BIOS scan finds them |
 //! | 0x10_0000 | 0xC000_0000 at most | RAM: kernel, modules, initial RAM disk |
-//! | 0xC000_0000 | 0x1_0000_0000 | devices: IOAPIC, LAPIC, later PCI |
+//! | 0xC000_0000 | 0xE000_0000 | BARs of PCI functions |
+//! | 0xE000_0000 | 0xE010_0000 | PCI configuration space (ECAM) of bus 0 |
+//! | 0xE010_0000 | 0x1_0000_0000 | IOAPIC, LAPIC |
 //! | 0x1_0000_0000 | | the rest of the RAM |
 //!
 //! A VM's memory fills the map from 0 without moving: the hole's 128 KiB are part of its size
@@ -36,6 +38,19 @@ pub const HIGH_MEMORY: u64 = 0x10_0000;
 pub const LOW_RAM_END: u64 = 0xC000_0000;
 /// RAM that does not fit below [`LOW_RAM_END`] continues here.
 pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
+
+/// Where the BARs of a VM's PCI functions lie; the host bridge's memory window.
+pub const PCI_WINDOW_START: u64 = LOW_RAM_END;
+/// End of that window.
+pub const PCI_WINDOW_END: u64 = 0xE000_0000;
+/// Configuration space of PCI bus 0, the only one.
+pub const PCI_ECAM: u64 = PCI_WINDOW_END;
+/// Its bytes: 256 functions of 4 KiB.
+pub const PCI_ECAM_SIZE: u64 = 1 << 20;
+/// Port of the PCI configuration address.
+pub const PCI_CONFIG_ADDRESS: u16 = 0xCF8;
+/// First of the four ports of the PCI configuration data.
+pub const PCI_CONFIG_DATA: u16 = 0xCFC;
 
 /// The virtual IOAPIC.
 pub const IOAPIC: u64 = 0xFEC0_0000;

@@ -19,6 +19,9 @@ pub static UNKNOWN_MSR: RateLimit = RateLimit::new();
 /// LAPICs that do not become empty.
 pub static LAPIC: RateLimit = RateLimit::new();
 
+/// What guests try with their PCI functions.
+pub static PCI: RateLimit = RateLimit::new();
+
 /// Reports of measured windows.
 pub static WINDOW: RateLimit = RateLimit::new();
 

@@ -17,7 +17,7 @@
 #[cfg(test)]
 mod tests;
 
-use arch_defs::apic::{DeliveryMode, Destination, GuestVector};
+use arch_defs::apic::{DeliveryMode, Destination, GuestVector, message_destination};
 use bits::*;
 
 /// Number of pins.
@@ -112,15 +112,9 @@ pub struct Message {
 }
 
 impl Message {
-    /// The destination in the terms of [`arch_defs::apic::targets`]. `xapic`: the guest's APICs are in xAPIC state,
-    /// where a logical destination depends on its LDRs; in x2APIC state eight bits reach cluster 0 only.
+    /// The destination in the terms of [`arch_defs::apic::targets`]. `xapic`: the guest's APICs are in xAPIC state.
     pub const fn target(self, xapic: bool) -> Destination {
-        match (self.logical, self.destination) {
-            (_, 0xFF) => Destination::All,
-            (false, id) => Destination::Physical(id as u32),
-            (true, id) if xapic => Destination::XapicLogical(id),
-            (true, id) => Destination::Logical(id as u32),
-        }
+        message_destination(self.destination, self.logical, xapic)
     }
 }
 

@@ -8,11 +8,13 @@
 //! | [`board`] | which device of a VM answers where |
 //! | [`uart`] | COM1, a 16550A |
 //! | [`ioapic`] | the virtual IOAPIC |
+//! | [`pci`] | the PCI bus: host bridge, assigned functions |
 //! | [`pit`] | the machine's interval timer, passed through |
 //! | [`power`] | reset and power-off ports |
 
 pub mod board;
 pub mod ioapic;
+pub mod pci;
 pub mod pit;
 pub mod power;
 pub mod uart;
