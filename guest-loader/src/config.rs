@@ -5,11 +5,13 @@
 //! with the facts of the machine it runs on. The types state intent, never board addresses.
 
 mod check;
+mod device;
 mod error;
 mod pack;
 mod size;
 
 pub use check::{MachineFacts, check};
+pub use device::{DeviceConfig, PciDevice};
 pub use error::ConfigError;
 pub use pack::{MAGIC, VERSION, pack, unpack};
 pub use size::{SizeError, parse_size};
@@ -24,6 +26,8 @@ pub const MAX_NAME: usize = 32;
 pub const MAX_CMDLINE: usize = 2047;
 /// Most modules of one VM: what fits in the guest's boot information area.
 pub const MAX_MODULES: usize = 32;
+/// Most PCI functions of one VM: the device numbers of a bus, without the host bridge's.
+pub const MAX_PCI_DEVICES: usize = 31;
 /// Smallest VM in bytes.
 pub const MIN_MEMORY: u64 = 16 << 20;
 /// Largest VM in bytes: a bound on arithmetic, far above any machine this is meant for.
@@ -70,6 +74,9 @@ pub struct VmConfig {
     /// Devices of the machine that this VM owns.
     #[serde(default)]
     pub devices: Vec<DeviceConfig>,
+    /// How the DMA of its PCI devices reaches its memory.
+    #[serde(default)]
+    pub dma: Dma,
     /// Allow the debug hypercalls of the guest interface (debug images only).
     #[serde(default)]
     pub debug_hooks: bool,
@@ -102,10 +109,14 @@ pub enum Delivery {
     Direct,
 }
 
-/// A device of the machine that a VM may own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How the DMA of a VM's PCI devices reaches its memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum DeviceConfig {
-    /// The legacy interval timer (8254) and its interrupt pin.
-    Pit,
+pub enum Dma {
+    /// Through the machine's IOMMU, which lets a device reach its own VM's memory and nothing else.
+    #[default]
+    Remapped,
+    /// Not translated and not bounded, on a machine without an IOMMU: a device reaches all memory of the machine, the
+    /// hypervisor's included. A VM must trust its devices and be trusted with the machine, so it is the only one.
+    IdentityUnprotected,
 }

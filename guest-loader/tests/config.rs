@@ -15,9 +15,14 @@ fn vm(name: &str, cpus: &[u32]) -> VmConfig {
         cmdline: "console=ttyS0".into(),
         delivery: Delivery::Direct,
         devices: vec![],
+        dma: Dma::default(),
         debug_hooks: false,
         console: true,
     }
+}
+
+fn device(text: &str) -> DeviceConfig {
+    text.parse().unwrap()
 }
 
 fn two() -> Config {
@@ -39,6 +44,38 @@ fn a_good_configuration_passes_and_round_trips() {
 }
 
 #[test]
+fn a_virtual_function_may_belong_to_another_vm_than_its_physical_one() {
+    let mut config = two();
+    config.vms[0].devices = vec![device("pci:0000:01:00.0"), device("pci:0000:01:00.0/vf1")];
+    config.vms[1].devices = vec![device("pci:0000:01:00.0/vf0"), device("pit")];
+    assert_eq!(check(&config, &FACTS), Ok(()));
+    assert_eq!(unpack(&pack(&config)), Ok(config));
+    let mut alone = Config { vms: vec![vm("rt", &[1])] };
+    alone.vms[0].devices = vec![device("pci:0000:03:00.0")];
+    alone.vms[0].dma = Dma::IdentityUnprotected;
+    assert_eq!(check(&alone, &FACTS), Ok(()));
+    assert_eq!(unpack(&pack(&alone)), Ok(alone));
+}
+
+#[test]
+fn r_s10_a_device_that_is_none_is_named() {
+    for (text, word) in [
+        ("pti", "\"pti\" is no device"),
+        ("", "\"\" is no device"),
+        ("pci:03:00.0", "segment:bus:device.function"),
+        ("pci:0000:03:20.0", "from 00 to 1f"),
+        ("pci:0000:03:00.0/vf", "/vf and a number"),
+        ("pci:0000:03:00.0/vf01", "/vf and a number"),
+        ("pci:0000:03:00.0/vf+1", "/vf and a number"),
+        ("pci:0000:03:00.0/vf65535", "from 0 to 65534"),
+        ("pci:0000:03:00.0/0", "from 0 to 7"),
+    ] {
+        let error = text.parse::<DeviceConfig>().unwrap_err();
+        assert!(error.contains(word) && error.contains(text), "{text}: {error}");
+    }
+}
+
+#[test]
 fn toml_needs_only_the_essentials() {
     let text = r#"
         [[vm]]
@@ -46,7 +83,7 @@ fn toml_needs_only_the_essentials() {
         cpus = [2, 3]
         memory = "1G"
         kernel = "vmlinuz"
-        devices = ["pit"]
+        devices = ["pit", "pci:0000:01:00.0/vf0"]
         delivery = "direct"
         [[vm.modules]]
         name = "extra"
@@ -60,7 +97,7 @@ fn toml_needs_only_the_essentials() {
     let config: Config = toml::from_str(text).unwrap();
     let [rt, small] = &config.vms[..] else { panic!("two VMs") };
     assert_eq!((rt.memory, small.memory), (1 << 30, 32 << 20));
-    assert_eq!(rt.devices, [DeviceConfig::Pit]);
+    assert_eq!(rt.devices, [DeviceConfig::Pit, device("pci:0000:01:00.0/vf0")]);
     assert_eq!(rt.modules, [ModuleConfig { name: "extra".into(), cmdline: String::new() }]);
     assert!(rt.console && !small.console && !rt.debug_hooks);
     // What the tool writes in one form the image reads in the other.
@@ -76,6 +113,7 @@ fn r_s10_toml_errors_name_the_field() {
         ("memory='1G'\nmemroy=3", "memroy"),
         ("memory='1G'\ndelivery='fast'", "fast"),
         ("memory='1G'\ndevices=['pti']", "pti"),
+        ("memory='1G'\ndma='none'", "none"),
         ("", "memory"),
     ] {
         let error = toml::from_str::<Config>(&format!("{base}{line}")).unwrap_err();
@@ -86,7 +124,7 @@ fn r_s10_toml_errors_name_the_field() {
 #[test]
 fn r_s10_every_rule_names_vm_and_field() {
     type Change = fn(&mut Config);
-    let cases: [(Change, &[&str]); 26] = [
+    let cases: [(Change, &[&str]); 32] = [
         (|c| c.vms.clear(), &["vm: there is none"]),
         (|c| c.vms[1].name.clear(), &["vm \"\": name"]),
         (|c| c.vms[1].name = "x".repeat(33), &["name must be"]),
@@ -122,6 +160,36 @@ fn r_s10_every_rule_names_vm_and_field() {
             |c| c.vms.iter_mut().for_each(|vm| vm.devices = vec![DeviceConfig::Pit]),
             &["\"general\": devices lists pit", "\"rt\" owns"],
         ),
+        (
+            |c| c.vms[0].devices = vec![device("pci:0000:03:00.0"); 2],
+            &["\"rt\": devices lists pci:0000:03:00.0 twice"],
+        ),
+        (
+            |c| c.vms.iter_mut().for_each(|vm| vm.devices = vec![device("pci:0000:01:00.0/vf2")]),
+            &["\"general\": devices lists pci:0000:01:00.0/vf2, which vm \"rt\" owns"],
+        ),
+        (
+            |c| {
+                let many = (0..32).map(|n| device(&format!("pci:0000:01:00.0/vf{n}")));
+                c.vms[0].devices = many.collect();
+            },
+            &["\"rt\": devices lists 32 PCI functions, 31"],
+        ),
+        (|c| c.vms[0].dma = Dma::IdentityUnprotected, &["\"rt\": dma", "no PCI function"]),
+        (
+            |c| {
+                c.vms[0].dma = Dma::IdentityUnprotected;
+                c.vms[0].devices = vec![DeviceConfig::Pit];
+            },
+            &["\"rt\": dma", "no PCI function"],
+        ),
+        (
+            |c| {
+                c.vms[1].dma = Dma::IdentityUnprotected;
+                c.vms[1].devices = vec![device("pci:0000:03:00.0")];
+            },
+            &["\"general\": dma", "the memory of vm \"rt\""],
+        ),
     ];
     for (change, words) in cases {
         let mut config = two();
@@ -146,7 +214,7 @@ fn r_s10_a_bad_packing_says_what_is_wrong() {
     let mut other = good.clone();
     other[7] = 9;
     assert_eq!(refused(&other), ConfigError::Version { found: 9, known: VERSION });
-    assert!(refused(&other).to_string().contains("version is 9, this image reads version 1"));
+    assert!(refused(&other).to_string().contains("version is 9, this image reads version 2"));
     for length in 0..good.len() {
         assert!(matches!(refused(&good[..length]), ConfigError::Truncated { .. }), "{length}");
     }
@@ -161,6 +229,14 @@ fn r_s10_a_bad_packing_says_what_is_wrong() {
     assert_eq!(refused(&empty), ConfigError::Body);
 }
 
+fn any_device() -> impl Strategy<Value = DeviceConfig> {
+    let pci = (any::<(u16, u16)>(), prop::option::of(0..u16::MAX)).prop_map(|(place, vf)| {
+        let function = arch_defs::pci::Bdf::from_requester(place.0, place.1);
+        DeviceConfig::Pci(PciDevice { function, vf })
+    });
+    prop_oneof![Just(DeviceConfig::Pit), pci]
+}
+
 prop_compose! {
     fn any_vm()(
         name in ".{0,40}",
@@ -170,7 +246,8 @@ prop_compose! {
         initrd in prop::option::of(".{0,20}"),
         modules in prop::collection::vec((".{0,9}", ".{0,50}"), 0..4),
         cmdline in ".{0,100}",
-        devices in 0usize..3,
+        devices in prop::collection::vec(any_device(), 0..3),
+        unprotected: bool,
         debug_hooks: bool,
         console: bool,
     ) -> VmConfig {
@@ -179,7 +256,8 @@ prop_compose! {
         VmConfig {
             name, cpus, memory, kernel, initrd, modules, cmdline, debug_hooks, console,
             delivery: Delivery::Direct,
-            devices: vec![DeviceConfig::Pit; devices],
+            devices,
+            dma: if unprotected { Dma::IdentityUnprotected } else { Dma::Remapped },
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::catalogue::{Boot, Extras, Fault, Guest};
 use anyhow::{Context, Result};
-use guest_loader::config::{Config, Delivery, DeviceConfig, ModuleConfig, VmConfig, pack};
+use guest_loader::config::{Config, Delivery, DeviceConfig, Dma, ModuleConfig, VmConfig, pack};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tools::bed::Bed;
@@ -161,6 +161,7 @@ fn test_vm(name: &str, cpus: impl Iterator<Item = u32>, cmdline: String) -> VmCo
         cmdline,
         delivery: Delivery::Direct,
         devices: Vec::new(),
+        dma: Dma::default(),
         debug_hooks: false,
         console: true,
     }

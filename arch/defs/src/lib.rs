@@ -11,6 +11,6 @@ pub mod acpi;
 pub mod apic;
 pub mod insn;
 pub mod iommu;
-pub mod svm;
 pub mod pci;
+pub mod svm;
 pub mod vmx;

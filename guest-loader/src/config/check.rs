@@ -2,8 +2,8 @@
 //! the facts of the machine, before anything is allocated.
 
 use super::{
-    Config, ConfigError, DeviceConfig, HOUSEKEEPING_CORE, MAX_CMDLINE, MAX_MEMORY, MAX_MODULES,
-    MAX_NAME, MEMORY_UNIT, MIN_MEMORY, VmConfig,
+    Config, ConfigError, DeviceConfig, Dma, HOUSEKEEPING_CORE, MAX_CMDLINE, MAX_MEMORY,
+    MAX_MODULES, MAX_NAME, MAX_PCI_DEVICES, MEMORY_UNIT, MIN_MEMORY, VmConfig,
 };
 use crate::MAX_VCPUS;
 
@@ -41,6 +41,7 @@ pub fn check(config: &Config, facts: &MachineFacts<'_>) -> Result<(), ConfigErro
         check_modules(vm, facts.modules)?;
         check_cmdline(vm, "cmdline", &vm.cmdline)?;
         check_devices(vm, before)?;
+        check_dma(vm, &config.vms)?;
     }
     Ok(())
 }
@@ -142,20 +143,40 @@ fn check_cmdline(vm: &VmConfig, field: &'static str, text: &str) -> Result<(), C
 }
 
 fn check_devices(vm: &VmConfig, before: &[VmConfig]) -> Result<(), ConfigError> {
-    for (index, device) in vm.devices.iter().enumerate() {
-        let written = match device {
-            DeviceConfig::Pit => "pit",
-        };
-        if vm.devices.iter().take(index).any(|other| other == device) {
-            return Err(ConfigError::DeviceTwice { vm: vm.name.clone(), device: written });
+    for (index, &device) in vm.devices.iter().enumerate() {
+        if vm.devices.iter().take(index).any(|&other| other == device) {
+            return Err(ConfigError::DeviceTwice { vm: vm.name.clone(), device });
         }
-        if let Some(other) = before.iter().find(|other| other.devices.contains(device)) {
+        if let Some(other) = before.iter().find(|other| other.devices.contains(&device)) {
             return Err(ConfigError::DeviceShared {
                 vm: vm.name.clone(),
                 other: other.name.clone(),
-                device: written,
+                device,
             });
         }
     }
+    let devices = pci_devices(vm);
+    if devices > MAX_PCI_DEVICES {
+        return Err(ConfigError::TooManyPciDevices { vm: vm.name.clone(), devices });
+    }
     Ok(())
+}
+
+fn pci_devices(vm: &VmConfig) -> usize {
+    vm.devices.iter().filter(|device| matches!(device, DeviceConfig::Pci(_))).count()
+}
+
+fn check_dma(vm: &VmConfig, all: &[VmConfig]) -> Result<(), ConfigError> {
+    if vm.dma == Dma::Remapped {
+        return Ok(());
+    }
+    if pci_devices(vm) == 0 {
+        return Err(ConfigError::DmaWithoutDevice { vm: vm.name.clone() });
+    }
+    match all.iter().find(|other| other.name != vm.name) {
+        Some(other) => {
+            Err(ConfigError::DmaNotAlone { vm: vm.name.clone(), other: other.name.clone() })
+        }
+        None => Ok(()),
+    }
 }

@@ -3,7 +3,10 @@
 //! Returned by [`super::unpack`] (the packing) and [`super::check`] (the content). The image
 //! prints it and stops; the tool prints it with the place in the file.
 
-use super::{MAX_CMDLINE, MAX_MEMORY, MAX_MODULES, MAX_NAME, MEMORY_UNIT, MIN_MEMORY};
+use super::{
+    DeviceConfig, MAX_CMDLINE, MAX_MEMORY, MAX_MODULES, MAX_NAME, MAX_PCI_DEVICES, MEMORY_UNIT,
+    MIN_MEMORY,
+};
 use crate::MAX_VCPUS;
 use alloc::string::String;
 use core::fmt;
@@ -61,9 +64,15 @@ pub enum ConfigError {
     /// A command line has a NUL character in it.
     CmdlineNul { vm: String, field: &'static str, at: usize },
     /// A VM lists a device twice.
-    DeviceTwice { vm: String, device: &'static str },
+    DeviceTwice { vm: String, device: DeviceConfig },
     /// Two VMs list the same device.
-    DeviceShared { vm: String, other: String, device: &'static str },
+    DeviceShared { vm: String, other: String, device: DeviceConfig },
+    /// More than [`MAX_PCI_DEVICES`] PCI functions.
+    TooManyPciDevices { vm: String, devices: usize },
+    /// Unprotected DMA for a VM without a device that does DMA.
+    DmaWithoutDevice { vm: String },
+    /// Unprotected DMA beside another VM, whose memory it would reach.
+    DmaNotAlone { vm: String, other: String },
 }
 
 impl core::error::Error for ConfigError {}
@@ -172,6 +181,18 @@ impl ConfigError {
             Self::DeviceShared { vm, other, device } => write!(
                 f,
                 "vm {vm:?}: devices lists {device}, which vm {other:?} owns; a device has one owner"
+            ),
+            Self::TooManyPciDevices { vm, devices } => write!(
+                f,
+                "vm {vm:?}: devices lists {devices} PCI functions, {MAX_PCI_DEVICES} is the most"
+            ),
+            Self::DmaWithoutDevice { vm } => write!(
+                f,
+                "vm {vm:?}: dma is \"identity-unprotected\", but devices lists no PCI function; leave dma out"
+            ),
+            Self::DmaNotAlone { vm, other } => write!(
+                f,
+                "vm {vm:?}: dma is \"identity-unprotected\", so its devices reach the memory of vm {other:?}; use a machine with an IOMMU, or this VM alone"
             ),
             _ => f.write_str("vm: there is none; add at least one [[vm]] table"),
         }

@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 pub const MAGIC: [u8; 7] = *b"BEELCFG";
 /// Version of the body. Raise it with every change of the types in [`super`]: postcard data
 /// carries no field names, so an old body must never be read with new types.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 const HEADER: usize = 16;
 

@@ -115,6 +115,11 @@ mod tests {
         let e = error(&format!("{GOOD}\n{GOOD}"));
         assert!(e.starts_with("b.toml:10: name: "), "{e}");
         assert!(error("").starts_with("b.toml:1: "));
+        let device = format!("{GOOD}devices = [\"pci:0000:03:00.9\"]\n");
+        let e = error(&device);
+        assert!(e.starts_with("b.toml:7: devices: ") && e.contains("from 0 to 7"), "{e}");
+        let e = error(&format!("{GOOD}devices = [\"pit\"]\ndma = \"identity-unprotected\"\n"));
+        assert!(e.starts_with("b.toml:8: dma: ") && e.contains("no PCI function"), "{e}");
     }
 
     #[test]

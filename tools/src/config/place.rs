@@ -37,7 +37,10 @@ pub(super) fn subject(error: &ConfigError) -> (Option<&str>, Option<&'static str
         | E::MissingModule { vm, field, .. }
         | E::CmdlineTooLong { vm, field, .. }
         | E::CmdlineNul { vm, field, .. } => (vm, *field),
-        E::DeviceTwice { vm, .. } | E::DeviceShared { vm, .. } => (vm, "devices"),
+        E::DeviceTwice { vm, .. }
+        | E::DeviceShared { vm, .. }
+        | E::TooManyPciDevices { vm, .. } => (vm, "devices"),
+        E::DmaWithoutDevice { vm } | E::DmaNotAlone { vm, .. } => (vm, "dma"),
         _ => return (None, None),
     };
     (Some(vm), Some(field))

@@ -9,7 +9,7 @@ use crate::report::Mode;
 use crate::workspace::{Profile, Workspace};
 use crate::{image, initramfs, setup};
 use anyhow::{Context, Result, bail};
-use guest_loader::config::{Config, Delivery, MachineFacts, VmConfig, check, parse_size};
+use guest_loader::config::{Config, Delivery, Dma, MachineFacts, VmConfig, check, parse_size};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -193,6 +193,7 @@ fn default_vm(workspace: &Workspace, options: &Options, bed: Bed) -> Result<(Con
         cmdline,
         delivery: Delivery::Direct,
         devices: Vec::new(),
+        dma: Dma::default(),
         debug_hooks: false,
         console: true,
     };
