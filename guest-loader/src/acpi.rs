@@ -8,15 +8,20 @@
 use crate::MAX_VCPUS;
 use crate::image::LoadError;
 use crate::layout::{
-    ACPI_END, ACPI_START, COM1_GSI, COM1_PORT, IOAPIC, LAPIC, RESET_PORT, RESET_VALUE,
-    SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5,
+    ACPI_END, ACPI_START, COM1_GSI, COM1_PORT, IOAPIC, LAPIC, PCI_CONFIG_ADDRESS, PCI_ECAM,
+    PCI_ECAM_SIZE, PCI_WINDOW_END, PCI_WINDOW_START, RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT,
+    SLEEP_STATUS_PORT, SLEEP_TYPE_S5,
 };
 use crate::memory::{GuestMemory, GuestPhys};
 use acpi_tables::Aml;
-use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate};
+use acpi_tables::aml::{
+    self, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package,
+    ResourceTemplate,
+};
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
+use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
@@ -52,7 +57,8 @@ pub fn build(mem: &mut impl GuestMemory, vcpus: u32) -> Result<GuestPhys, LoadEr
     let dsdt = put(mem, &mut next, "DSDT", &dsdt())?;
     let fadt = put(mem, &mut next, "FADT", &fadt(dsdt))?;
     let madt = put(mem, &mut next, "MADT", &madt(vcpus))?;
-    let xsdt = put(mem, &mut next, "XSDT", &xsdt(&[fadt, madt]))?;
+    let mcfg = put(mem, &mut next, "MCFG", &mcfg())?;
+    let xsdt = put(mem, &mut next, "XSDT", &xsdt(&[fadt, madt, mcfg]))?;
     let rsdp = GuestPhys(ACPI_START);
     mem.write(rsdp, Rsdp::new(OEM_ID, xsdt.0).as_bytes())?;
     Ok(rsdp)
@@ -121,11 +127,20 @@ fn madt(vcpus: u32) -> Vec<u8> {
     madt.as_slice().to_vec()
 }
 
+/// PCI configuration space of bus 0 (PCI Firmware Specification 3.2, section 4.1.2).
+fn mcfg() -> Vec<u8> {
+    let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    mcfg.add_ecam(PCI_ECAM, 0, 0, 0);
+    bytes(&mcfg)
+}
+
 fn dsdt() -> Vec<u8> {
     const REVISION: u8 = 2;
     let mut dsdt = Sdt::new(*b"DSDT", HEADER, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     dsdt.append_slice(&soft_off());
     dsdt.append_slice(&com1());
+    dsdt.append_slice(&host_bridge());
+    dsdt.append_slice(&reserved());
     dsdt.as_slice().to_vec()
 }
 
@@ -144,6 +159,33 @@ fn com1() -> Vec<u8> {
     let uid = Name::new("_UID".into(), &1u8);
     let crs = Name::new("_CRS".into(), &resources);
     bytes(&Device::new("\\_SB_.COM1".into(), vec![&hid, &uid, &crs]))
+}
+
+/// The PCI host bridge: one bus, one window of memory. There are no ports behind it, and no interrupt pins.
+fn host_bridge() -> Vec<u8> {
+    let bus = aml::AddressSpace::new_bus_number(0u16, 0u16);
+    let config = IO::new(PCI_CONFIG_ADDRESS, PCI_CONFIG_ADDRESS, 1, 8);
+    let (first, last) = (PCI_WINDOW_START as u32, (PCI_WINDOW_END - 1) as u32);
+    let window =
+        aml::AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, first, last, None);
+    let resources = ResourceTemplate::new(vec![&bus, &config, &window]);
+    let hid = Name::new("_HID".into(), &EISAName::new("PNP0A08"));
+    let cid = Name::new("_CID".into(), &EISAName::new("PNP0A03"));
+    let uid = Name::new("_UID".into(), &0u8);
+    let segment = Name::new("_SEG".into(), &0u8);
+    let first_bus = Name::new("_BBN".into(), &0u8);
+    let crs = Name::new("_CRS".into(), &resources);
+    bytes(&Device::new("\\_SB_.PCI0".into(), vec![&hid, &cid, &uid, &segment, &first_bus, &crs]))
+}
+
+/// Configuration space is nobody's window. Linux uses an MCFG only if a device like this says so.
+fn reserved() -> Vec<u8> {
+    let ecam = Memory32Fixed::new(true, PCI_ECAM as u32, PCI_ECAM_SIZE as u32);
+    let resources = ResourceTemplate::new(vec![&ecam]);
+    let hid = Name::new("_HID".into(), &EISAName::new("PNP0C02"));
+    let uid = Name::new("_UID".into(), &0u8);
+    let crs = Name::new("_CRS".into(), &resources);
+    bytes(&Device::new("\\_SB_.MBRD".into(), vec![&hid, &uid, &crs]))
 }
 
 fn bytes(table: &dyn Aml) -> Vec<u8> {

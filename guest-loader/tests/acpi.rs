@@ -21,8 +21,8 @@ fn table(mem: &SparseMemory, at: u64) -> Vec<u8> {
     table
 }
 
-/// Finds the RSDP by scanning, follows it, and returns FADT, MADT and DSDT.
-fn tables(vcpus: u32) -> [Vec<u8>; 3] {
+/// Finds the RSDP by scanning, follows it, and returns FADT, MADT, DSDT and MCFG.
+fn tables(vcpus: u32) -> [Vec<u8>; 4] {
     let mut mem = SparseMemory::new(16 << 20);
     let rsdp = build(&mut mem, vcpus).unwrap().0;
     let scanned =
@@ -41,7 +41,7 @@ fn tables(vcpus: u32) -> [Vec<u8>; 3] {
     let by_name = |name: &[u8]| found.iter().find(|table| &table[..4] == name).unwrap().clone();
     let fadt = by_name(b"FACP");
     let dsdt = table(&mem, u64::from_le_bytes(fadt[140..148].try_into().unwrap()));
-    [fadt, by_name(b"APIC"), dsdt]
+    [fadt, by_name(b"APIC"), dsdt, by_name(b"MCFG")]
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn the_fadt_is_hardware_reduced_and_has_reset_and_sleep_ports() {
 #[test]
 fn the_madt_lists_every_vcpu_and_one_ioapic() {
     for vcpus in [1, 2, MAX_VCPUS as u32] {
-        let [_, madt, _] = tables(vcpus);
+        let [_, madt, ..] = tables(vcpus);
         assert_eq!(madt[36..40], (LAPIC as u32).to_le_bytes());
         assert_eq!(madt[40..44], [0; 4], "no 8259");
         let (mut cpus, mut ioapics) = (vec![], vec![]);
@@ -92,7 +92,7 @@ fn the_madt_lists_every_vcpu_and_one_ioapic() {
 
 #[test]
 fn the_dsdt_has_soft_off_and_com1() {
-    let [_, _, dsdt] = tables(1);
+    let [_, _, dsdt, _] = tables(1);
     let has = |bytes: &[u8]| dsdt.windows(bytes.len()).any(|window| window == bytes);
     assert!(has(b"\x08_S5_\x12\x06\x02\x0A\x05\x0A\x05"), "Name (_S5, Package () {{5, 5}})");
     assert!(has(b"\x5B\x82") && has(b"\\\x2E_SB_COM1"), "Device (\\_SB.COM1)");
@@ -100,6 +100,25 @@ fn the_dsdt_has_soft_off_and_com1() {
     assert!(has(b"\x47\x01\xF8\x03\xF8\x03\x01\x08"), "IO (Decode16, 0x3F8, 0x3F8, 1, 8)");
     // Extended interrupt: consumer, edge, active high, exclusive; one; GSI 4.
     assert!(has(b"\x89\x06\x00\x03\x01\x04\x00\x00\x00"), "Interrupt (Edge, ActiveHigh) {{4}}");
+}
+
+#[test]
+fn the_mcfg_and_the_dsdt_have_one_pci_bus() {
+    let [_, _, dsdt, mcfg] = tables(1);
+    // Reserved (8 bytes), then one window: base, segment 0, buses 0 to 0.
+    assert_eq!(mcfg[36..44], [0; 8]);
+    assert_eq!(mcfg[44..], [&0xE000_0000_u64.to_le_bytes()[..], &[0; 8]].concat());
+    let has = |bytes: &[u8]| dsdt.windows(bytes.len()).any(|window| window == bytes);
+    assert!(has(b"\\\x2E_SB_PCI0") && has(b"_HID\x0C\x41\xD0\x0A\x08"), "PNP0A08");
+    // WordBusNumber (min and max fixed, producer; 0 to 0, length 1).
+    assert!(has(b"\x88\x0D\x00\x02\x0C\x00\0\0\0\0\0\0\0\0\x01\0"), "bus 0");
+    // DWordMemory (not cacheable, read and write; 0xC0000000 to 0xDFFFFFFF).
+    let window = b"\x87\x17\x00\x00\x0C\x01\0\0\0\0\0\0\0\xC0\xFF\xFF\xFF\xDF\0\0\0\0\0\0\0\x20";
+    assert!(has(window), "the window");
+    assert!(has(b"\x47\x01\xF8\x0C\xF8\x0C\x01\x08"), "IO (Decode16, 0xCF8, 0xCF8, 1, 8)");
+    // Memory32Fixed (read and write, 0xE0000000, 1 MiB) of PNP0C02.
+    assert!(has(b"_HID\x0C\x41\xD0\x0C\x02"), "PNP0C02");
+    assert!(has(b"\x86\x09\x00\x01\0\0\0\xE0\0\0\x10\0"), "configuration space");
 }
 
 #[test]

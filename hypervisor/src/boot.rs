@@ -8,6 +8,7 @@ mod command_line;
 
 use crate::console;
 use crate::cores::{self, CoreShared, MAX_CORES};
+use crate::device::pci::Bus;
 use crate::exit::cpuid::Vendor;
 use crate::memory::GuestRam;
 use crate::sync::Once;
@@ -407,7 +408,7 @@ fn build_vms<B: Backend>(config: Config) -> Result<Vec<Vm>, String> {
                 config.name
             ));
         }
-        vms.push(Vm::new(index, config, ram, space));
+        vms.push(Vm::new(index, config, ram, space, Bus::empty()));
     }
     Ok(vms)
 }

@@ -2,21 +2,25 @@
 //! virtual IOAPIC and from there, through `interrupt::post`, a vCPU.
 //!
 //! Locks: COM1's, then the virtual IOAPIC's, then the physical pins'. Messages are delivered after both are released.
+//! The PCI bus's is apart from these; those of its functions' backings (IOMMU, configuration ports) come after it.
 
 use super::ioapic::{Delivery, Ioapic, Message, Pin};
+use super::pci::{self, Bus};
 use super::pit;
 use super::power::{self, PowerAction};
 use super::uart::Uart;
 use crate::interrupt::post::{post, post_nmi};
 use crate::sync::Mutex;
-use crate::vm::{Ask, Vm};
+use crate::vm::{Ask, VcpuShared, Vm};
 use alloc::collections::VecDeque;
+use arch::pci::Width;
 use arch_defs::apic::{ApicId, TargetSet, XapicLogical, targets, xapic_targets};
 use arrayvec::ArrayVec;
 use guest_loader::config::DeviceConfig;
-use guest_loader::layout::{COM1_GSI, COM1_PORT};
+use guest_loader::layout::{COM1_GSI, COM1_PORT, PCI_CONFIG_ADDRESS, PCI_CONFIG_DATA};
 
 const COM1_LAST: u16 = COM1_PORT + 7;
+const PCI_CONFIG_LAST: u16 = PCI_CONFIG_DATA + 3;
 /// Console input that waits for the guest at most, in bytes.
 const BACKLOG: usize = 4096;
 
@@ -39,17 +43,19 @@ struct Com1 {
 pub struct Devices {
     com1: Mutex<Com1>,
     ioapic: Mutex<Ioapic>,
+    pci: Mutex<Bus>,
     /// The VM owns the machine's PIT.
     has_pit: bool,
 }
 
 impl Devices {
     /// The board as it powers up.
-    pub fn new(passed_through: &[DeviceConfig]) -> Self {
+    pub fn new(passed_through: &[DeviceConfig], pci: Bus) -> Self {
         let has_pit = passed_through.contains(&DeviceConfig::Pit);
         Self {
             com1: Mutex::new(Com1 { uart: Uart::new(), backlog: VecDeque::new() }),
             ioapic: Mutex::new(Ioapic::new(passed_pins(has_pit))),
+            pci: Mutex::new(pci),
             has_pit,
         }
     }
@@ -60,6 +66,7 @@ impl Devices {
         com1.uart = Uart::new();
         com1.backlog.clear();
         *self.ioapic.lock() = Ioapic::new(passed_pins(self.has_pit));
+        self.pci.lock().reset();
         if self.has_pit {
             pit::silence();
         }
@@ -74,6 +81,7 @@ impl Devices {
                 byte
             }),
             power::SLEEP_STATUS_PORT => power::read(port),
+            PCI_CONFIG_ADDRESS..=PCI_CONFIG_LAST => return self.pci.lock().port_read(port, size),
             _ if self.has_pit => pit::read(port)?,
             _ => return None,
         };
@@ -82,7 +90,7 @@ impl Devices {
     }
 
     /// A write of `size` bytes at a port; `None` where nobody answers.
-    pub fn port_write(&self, vm: &Vm, port: u16, _size: u8, value: u32) -> Option<Effect> {
+    pub fn port_write(&self, vm: &Vm, port: u16, size: u8, value: u32) -> Option<Effect> {
         let byte = value as u8;
         match port {
             COM1_PORT..=COM1_LAST => {
@@ -98,6 +106,10 @@ impl Devices {
                     PowerAction::Reset => Effect::Stop(Ask::Reset),
                     PowerAction::PowerOff => Effect::Stop(Ask::PowerOff),
                 })
+            }
+            PCI_CONFIG_ADDRESS..=PCI_CONFIG_LAST => {
+                let done = self.pci.lock().port_write(port, size, value, &pci_vcpus(vm));
+                done.map(|()| Effect::Nothing)
             }
             _ if self.has_pit => pit::write(port, byte).map(|()| Effect::Nothing),
             _ => None,
@@ -125,6 +137,26 @@ impl Devices {
             }
         }
         messages.into_iter().for_each(|message| deliver(vm, message));
+    }
+
+    /// A read at a byte offset of PCI configuration space.
+    pub fn ecam_read(&self, offset: u64, width: Width) -> u64 {
+        self.pci.lock().ecam_read(offset, width)
+    }
+
+    /// A write at a byte offset of PCI configuration space.
+    pub fn ecam_write(&self, vm: &Vm, offset: u64, width: Width, value: u64) {
+        self.pci.lock().ecam_write(offset, width, value, &pci_vcpus(vm));
+    }
+
+    /// A read of a PCI function's memory that is not mapped; `None` if no function has it.
+    pub fn pci_read(&self, gpa: u64, width: Width) -> Option<u64> {
+        self.pci.lock().memory_read(gpa, width)
+    }
+
+    /// A write to a PCI function's memory that is not mapped; `None` if no function has it.
+    pub fn pci_write(&self, vm: &Vm, gpa: u64, width: Width, value: u64) -> Option<()> {
+        self.pci.lock().memory_write(gpa, width, value, &pci_vcpus(vm))
     }
 
     /// The PIT's pin fired while the guest has it in NMI mode (housekeeping core, in its interrupt
@@ -197,6 +229,12 @@ impl Com1 {
 
 const fn passed_pins(has_pit: bool) -> u32 {
     if has_pit { 1 << pit::GSI } else { 0 }
+}
+
+/// Who the destinations of device messages are.
+fn pci_vcpus(vm: &Vm) -> pci::Vcpus {
+    let logical = vm.vcpus.iter().map(VcpuShared::xapic_logical).collect();
+    pci::Vcpus { logical, xapic: vm.in_xapic() }
 }
 
 /// The vCPUs that an IOAPIC message is for.

@@ -33,6 +33,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use arch::pci::Width;
 use arch_defs::pci::Bdf;
+use guest_loader::config::MAX_PCI_DEVICES;
 use guest_loader::layout::{PCI_CONFIG_ADDRESS, PCI_CONFIG_DATA, PCI_ECAM_SIZE};
 
 /// An assigned function with the hardware behind it.
@@ -42,9 +43,6 @@ pub struct Slot {
     /// What carries its actions out.
     pub backing: Box<dyn Backing + Send>,
 }
-
-/// Most functions of a VM: device numbers 1 to 31.
-pub const MAX_FUNCTIONS: usize = 31;
 
 /// One VM's bus.
 pub struct Bus {
@@ -63,7 +61,7 @@ impl Bus {
     /// # Errors
     /// The BAR that does not fit.
     pub fn new(mut slots: Vec<Slot>) -> Result<Self, PlaceError> {
-        if let Some(extra) = slots.get(MAX_FUNCTIONS) {
+        if let Some(extra) = slots.get(MAX_PCI_DEVICES) {
             return Err(PlaceError::TooMany { function: extra.function.name() });
         }
         bars::place(slots.iter_mut().map(|slot| &mut slot.function))?;

@@ -1,4 +1,4 @@
-//! Memory that is not RAM: the virtual IOAPIC, the xAPIC page, and addresses that nobody answers
+//! Memory that is not RAM: the virtual IOAPIC, the xAPIC page, PCI, and addresses that nobody answers
 //! (they read as ones and ignore writes, like ports).
 //!
 //! The instruction is fetched from guest memory and decoded; the budget of the whole exit is 500
@@ -10,6 +10,7 @@ use crate::stats::ExitKind;
 use crate::sync::Ordering;
 use crate::vcpu::Vcpu;
 use crate::vm::walk::{PagingState, fetch};
+use arch::pci::Width as PciWidth;
 use arch::virt::{Backend, Reg, SecondStageFault};
 use arch_defs::apic::ApicMode;
 use arch_defs::insn::{
@@ -27,6 +28,10 @@ const RSP: u8 = 4;
 enum Region {
     IoApic,
     Lapic,
+    /// PCI configuration space.
+    Ecam,
+    /// The window of PCI functions' memory.
+    Pci,
     Nobody,
 }
 
@@ -36,6 +41,10 @@ impl Region {
             Self::IoApic
         } else if gpa & !(PAGE - 1) == layout::LAPIC && vcpu.apic.mode == ApicMode::Xapic {
             Self::Lapic
+        } else if (layout::PCI_WINDOW_START..layout::PCI_WINDOW_END).contains(&gpa) {
+            Self::Pci
+        } else if (layout::PCI_ECAM..layout::PCI_ECAM + layout::PCI_ECAM_SIZE).contains(&gpa) {
+            Self::Ecam
         } else {
             Self::Nobody
         }
@@ -194,10 +203,12 @@ fn load<B: Backend>(vcpu: &mut Vcpu<B>, gpa: u64, width: Width) -> u64 {
         // Registers are 32 bits wide and 16 bytes apart; other accesses are undefined.
         Region::Lapic if width == Width::Double => xapic::read(vcpu, offset).into(),
         Region::Lapic => 0,
-        Region::Nobody => {
-            vcpu.vm.unclaimed.fetch_add(1, Ordering::Relaxed);
-            width.mask()
+        Region::Ecam => vcpu.vm.devices.ecam_read(gpa - layout::PCI_ECAM, pci_width(width)),
+        Region::Pci => {
+            let found = vcpu.vm.devices.pci_read(gpa, pci_width(width));
+            found.unwrap_or_else(|| unclaimed_read(vcpu, width))
         }
+        Region::Nobody => unclaimed_read(vcpu, width),
     }
 }
 
@@ -207,8 +218,33 @@ fn store<B: Backend>(vcpu: &mut Vcpu<B>, gpa: u64, width: Width, value: u64) {
         Region::IoApic => vcpu.vm.devices.ioapic_write(vcpu.vm, offset, value as u32),
         Region::Lapic if width == Width::Double => xapic::write(vcpu, offset, value as u32),
         Region::Lapic => {}
-        Region::Nobody => {
-            vcpu.vm.unclaimed.fetch_add(1, Ordering::Relaxed);
+        Region::Ecam => {
+            let offset = gpa - layout::PCI_ECAM;
+            vcpu.vm.devices.ecam_write(vcpu.vm, offset, pci_width(width), value);
         }
+        Region::Pci => {
+            if vcpu.vm.devices.pci_write(vcpu.vm, gpa, pci_width(width), value).is_none() {
+                unclaimed(vcpu);
+            }
+        }
+        Region::Nobody => unclaimed(vcpu),
     }
+}
+
+const fn pci_width(width: Width) -> PciWidth {
+    match width {
+        Width::Byte => PciWidth::Byte,
+        Width::Word => PciWidth::Word,
+        Width::Double => PciWidth::Dword,
+        Width::Quad => PciWidth::Qword,
+    }
+}
+
+fn unclaimed_read<B: Backend>(vcpu: &Vcpu<B>, width: Width) -> u64 {
+    unclaimed(vcpu);
+    width.mask()
+}
+
+fn unclaimed<B: Backend>(vcpu: &Vcpu<B>) {
+    vcpu.vm.unclaimed.fetch_add(1, Ordering::Relaxed);
 }

@@ -10,6 +10,7 @@ pub mod window;
 
 use crate::console::{GuestOutput, Put};
 use crate::device::Devices;
+use crate::device::pci::Bus;
 use crate::memory::GuestRam;
 use crate::stats::VcpuStats;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Once, Ordering};
@@ -167,13 +168,13 @@ pub struct Vm {
 
 impl Vm {
     /// A VM that is off.
-    pub fn new(index: usize, config: VmConfig, ram: GuestRam, stage2: Stage2) -> Self {
+    pub fn new(index: usize, config: VmConfig, ram: GuestRam, stage2: Stage2, pci: Bus) -> Self {
         let vcpus =
             (0..).zip(&config.cpus).map(|(id, &core)| VcpuShared::new(id, core as usize)).collect();
         let window = Window::new(config.cpus.len());
         Self {
             index,
-            devices: Devices::new(&config.devices),
+            devices: Devices::new(&config.devices, pci),
             config,
             ram,
             stage2,

@@ -18,6 +18,7 @@ mod modules;
 mod msr;
 mod nmi;
 mod parked;
+mod pci;
 mod phases;
 mod pit;
 mod ports;
