@@ -13,6 +13,8 @@ use spin::Mutex;
 use x2apic::ioapic::{IoApic, IrqFlags, IrqMode, RedirectionTableEntry};
 
 struct Chip {
+    id: u8,
+    address: u64,
     registers: IoApic,
     gsi_base: u32,
     pins: u32,
@@ -50,6 +52,8 @@ pub enum PinError {
     NoSuchPin,
     /// The target's APIC id does not fit in 8 bits.
     TargetTooLarge,
+    /// The IOMMU has no remapping entry for it.
+    NotRemapped,
 }
 
 /// Masks both 8259s. Their INTR wire reaches the boot core by other ways than LINT0 as well, with
@@ -77,18 +81,30 @@ pub fn init(chips: &[Description]) {
             // SAFETY: as above; a masked pin delivers nothing.
             unsafe { registers.disable_irq(pin) };
         }
-        owned.push(Chip { registers, gsi_base: chip.gsi_base, pins: u32::from(last) + 1 });
+        owned.push(Chip {
+            id: chip.id,
+            address,
+            registers,
+            gsi_base: chip.gsi_base,
+            pins: u32::from(last) + 1,
+        });
     }
 }
 
-fn with_pin(gsi: u32, act: impl FnOnce(&mut IoApic, u8)) -> Result<(), PinError> {
-    let mut chips = PINS.lock();
+/// The chip that has the pin, and the pin's number there.
+fn chip_of(chips: &mut [Chip], gsi: u32) -> Result<(&mut Chip, u8), PinError> {
     let chip = chips
         .iter_mut()
         .find(|c| gsi.checked_sub(c.gsi_base).is_some_and(|pin| pin < c.pins))
         .ok_or(PinError::NoSuchPin)?;
     let pin = gsi - chip.gsi_base;
-    act(&mut chip.registers, pin as u8);
+    Ok((chip, pin as u8))
+}
+
+fn with_pin(gsi: u32, act: impl FnOnce(&mut IoApic, u8)) -> Result<(), PinError> {
+    let mut chips = PINS.lock();
+    let (chip, pin) = chip_of(&mut chips, gsi)?;
+    act(&mut chip.registers, pin);
     Ok(())
 }
 
@@ -117,6 +133,38 @@ pub fn route(gsi: u32, route: PinRoute) -> Result<(), PinError> {
             registers.enable_irq(pin);
         }
     })
+}
+
+/// Id of the chip that has the pin, as the DMAR table names it.
+///
+/// # Errors
+/// [`PinError::NoSuchPin`].
+pub fn chip_id(gsi: u32) -> Result<u8, PinError> {
+    chip_of(&mut PINS.lock(), gsi).map(|(chip, _)| chip.id)
+}
+
+/// Gives a pin an entry in remappable format and unmasks it. The pin is masked.
+///
+/// # Errors
+/// [`PinError::NoSuchPin`].
+pub fn route_remapped(gsi: u32, entry: u64) -> Result<(), PinError> {
+    const SELECT: u64 = 0;
+    const DATA: u64 = 0x10;
+    const MASKED: u32 = 1 << 16;
+    let mut chips = PINS.lock();
+    let (chip, pin) = chip_of(&mut chips, gsi)?;
+    let low = 0x10 + 2 * u32::from(pin);
+    // The halves are written apart: the mask stays until both are there. The `x2apic` crate has no entries in this format.
+    for (register, value) in [(low + 1, (entry >> 32) as u32), (low, entry as u32 | MASKED)] {
+        // SAFETY: these are the chip's registers, reached under the lock; the pin exists.
+        unsafe {
+            ((chip.address + SELECT) as *mut u32).write_volatile(register);
+            ((chip.address + DATA) as *mut u32).write_volatile(value);
+        }
+    }
+    // SAFETY: as above.
+    unsafe { chip.registers.enable_irq(pin) };
+    Ok(())
 }
 
 /// Masks a pin.

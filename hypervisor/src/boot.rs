@@ -6,14 +6,14 @@
 
 mod command_line;
 
+use crate::assignment::{self, Pci};
 use crate::console;
 use crate::cores::{self, CoreShared, MAX_CORES};
-use crate::device::pci::Bus;
 use crate::exit::cpuid::Vendor;
 use crate::memory::GuestRam;
 use crate::sync::Once;
 use crate::vcpu::{self, MachineRates, Vcpu};
-use crate::vm::{self, Vm};
+use crate::vm::{self, Memory, Vm};
 use crate::{fatal, housekeeping};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -120,10 +120,11 @@ fn bring_up(magic: u32, info: u64) -> Result<bool, String> {
         machine.platform.ecam.len(),
         machine.platform.dmar.as_ref().map_or(0, |dmar| dmar.units.len())
     );
+    let pci = assignment::start(&machine.platform, &boot.ram, rates.tsc_hz)?;
     // The one place where the vendor is chosen.
     match vendor() {
-        Vendor::Intel => with_backend::<VmxVcpu>(&machine),
-        Vendor::Amd => with_backend::<SvmVcpu>(&machine),
+        Vendor::Intel => with_backend::<VmxVcpu>(&machine, pci),
+        Vendor::Amd => with_backend::<SvmVcpu>(&machine, pci),
     }
 }
 
@@ -132,7 +133,7 @@ const fn build() -> &'static str {
 }
 
 /// Everything that depends on the CPU's vendor.
-fn with_backend<B: Backend>(machine: &Machine) -> Result<bool, String> {
+fn with_backend<B: Backend>(machine: &Machine, mut pci: Pci) -> Result<bool, String> {
     tables::set_nmi_handler(vcpu::nmi_in_root::<B>);
     B::enable_core().map_err(|e| e.to_string())?;
     let parking = parking_space(B::STAGE2).ok_or("no memory for the parking page")?;
@@ -158,7 +159,8 @@ fn with_backend<B: Backend>(machine: &Machine) -> Result<bool, String> {
         modules: Some(&names),
     };
     config::check(&config, &facts).map_err(|e| format!("configuration: {e}"))?;
-    vm::publish(build_vms::<B>(config)?);
+    pci.enable_virtual_functions(&config.vms)?;
+    vm::publish(build_vms::<B>(config, &pci)?);
     housekeeping::run(machine)
 }
 
@@ -391,7 +393,7 @@ fn read_config(modules: &[Module]) -> Result<Config, String> {
     config::unpack(module.data).map_err(|e| format!("module \"config\": {e}"))
 }
 
-fn build_vms<B: Backend>(config: Config) -> Result<Vec<Vm>, String> {
+fn build_vms<B: Backend>(config: Config, pci: &Pci) -> Result<Vec<Vm>, String> {
     let mut vms = Vec::new();
     for (index, config) in config.vms.into_iter().enumerate() {
         let no_memory = format!(
@@ -402,13 +404,10 @@ fn build_vms<B: Backend>(config: Config) -> Result<Vec<Vm>, String> {
         let ram = GuestRam::new(config.memory).map_err(|_| no_memory.clone())?;
         let mut space = Stage2::new(B::STAGE2, B::largest_page()).map_err(|_| no_memory.clone())?;
         ram.map(&mut space).map_err(|_| no_memory)?;
-        if let Some(device) = config.devices.iter().find_map(|device| device.pci()) {
-            return Err(format!(
-                "vm {}: devices names {device}: this version does not hand PCI functions over yet; leave it out",
-                config.name
-            ));
-        }
-        vms.push(Vm::new(index, config, ram, space, Bus::empty()));
+        let bus = pci.bus(&config)?;
+        let dma = assignment::confine(index, &bus, &ram, &mut space)
+            .map_err(|why| format!("vm {}: devices: {why}", config.name))?;
+        vms.push(Vm::new(index, config, Memory { ram, stage2: space, dma }, bus));
     }
     Ok(vms)
 }

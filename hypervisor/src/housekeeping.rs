@@ -57,7 +57,7 @@ pub fn run(machine: &Machine) -> Result<bool, String> {
     if cfg!(debug_assertions) {
         crate::audit::pin_route(CORE, crate::audit::PinPurpose::Host);
     }
-    if let Err(e) = ioapic::route(gsi, route) {
+    if let Err(e) = crate::interrupt::route::pin(gsi, route) {
         log::warn!("COM1's interrupt cannot be routed ({e:?}): input is polled");
     }
     serial::enable_interrupts();
@@ -75,6 +75,7 @@ pub fn run(machine: &Machine) -> Result<bool, String> {
         busy |= receive(&mut monitor);
         busy |= debug_hooks::drive();
         cores::online().for_each(cores::CoreShared::look_again);
+        crate::interrupt::route::report_faults();
         for vm in vm::all() {
             vm::window::print(vm);
             match life::serve(vm, &machine.modules, machine.rates.tsc_hz) {
@@ -176,6 +177,9 @@ fn sleep(machine: &Machine, pump: &Pump) {
     }
     if waits || sending {
         apic::start_timer(TIMER_VECTOR, (machine.rates.lapic_hz / 1000) as u32);
+    } else if crate::interrupt::route::remaps() {
+        // Nobody interrupts for a fault of the IOMMU.
+        apic::start_timer(TIMER_VECTOR, (machine.rates.lapic_hz / 100) as u32);
     }
     cpu::halt_until_interrupt();
     ASLEEP.store(false, Ordering::Release);

@@ -9,6 +9,7 @@
 //! | [`interrupt`] | the one door for interrupts, IPIs, kicks, the virtual part of the LAPIC |
 //! | [`device`] | what a guest finds on its board |
 //! | [`housekeeping`], [`console`], [`monitor`] | core 0: log, guests' consoles, lives of VMs, questions |
+//! | [`assignment`] | PCI functions for VMs, at boot |
 //! | [`memory`], [`cores`], [`stats`], [`sync`] | RAM; cores; counters; atomics and locks |
 //! | [`fatal`], [`audit`], [`debug_hooks`] | panics; checks before entry; kick storms |
 //!
@@ -18,6 +19,8 @@
 
 extern crate alloc;
 
+#[cfg(not(loom))]
+pub mod assignment;
 #[cfg(not(loom))]
 pub mod audit;
 #[cfg(not(loom))]

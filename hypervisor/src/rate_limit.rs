@@ -22,6 +22,9 @@ pub static LAPIC: RateLimit = RateLimit::new();
 /// What guests try with their PCI functions.
 pub static PCI: RateLimit = RateLimit::new();
 
+/// Faults that an IOMMU recorded.
+pub static IOMMU: RateLimit = RateLimit::new();
+
 /// Reports of measured windows.
 pub static WINDOW: RateLimit = RateLimit::new();
 

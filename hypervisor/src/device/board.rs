@@ -66,7 +66,7 @@ impl Devices {
         com1.uart = Uart::new();
         com1.backlog.clear();
         *self.ioapic.lock() = Ioapic::new(passed_pins(self.has_pit));
-        self.pci.lock().reset();
+        self.silence_pci();
         if self.has_pit {
             pit::silence();
         }
@@ -137,6 +137,11 @@ impl Devices {
             }
         }
         messages.into_iter().for_each(|message| deliver(vm, message));
+    }
+
+    /// Resets the assigned functions: no DMA and no interrupt comes from them any more.
+    pub fn silence_pci(&self) {
+        self.pci.lock().reset();
     }
 
     /// A read at a byte offset of PCI configuration space.

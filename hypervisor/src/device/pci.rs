@@ -7,6 +7,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`action`] | what a write leads to, and who does it |
+//! | [`assigned`] | the hardware behind a function |
 //! | [`description`] | what is known of a real function |
 //! | [`function`] | a function's configuration space as its guest sees it |
 //! | [`bars`] | where a function's memory lies for the guest |
@@ -14,6 +15,7 @@
 //! | [`msi`], [`msix`] | the two kinds of them |
 
 pub mod action;
+pub mod assigned;
 pub mod bars;
 pub mod description;
 pub mod function;

@@ -13,6 +13,7 @@ use super::ioapic::{Delivery, Entry, PinChanged};
 use crate::audit::{self, PinPurpose};
 use crate::cores;
 use crate::housekeeping;
+use crate::interrupt::route;
 use crate::sync::Once;
 use crate::vm::{self, Vm};
 use arch::acpi::Platform;
@@ -66,8 +67,7 @@ pub fn silence() {
 /// The guest programmed the pin: the real one follows.
 pub fn pin_changed(vm: &Vm, changed: PinChanged) {
     let Some(&(gsi, trigger)) = WIRE.get() else { return };
-    let route = route(vm, changed.entry);
-    let done = match route {
+    let done = match wanted(vm, changed.entry) {
         Some((vector, target, purpose)) => {
             // Masked first: the entry's two halves are written apart.
             ioapic::mask(gsi).and_then(|()| {
@@ -75,7 +75,7 @@ pub fn pin_changed(vm: &Vm, changed: PinChanged) {
                     audit::pin_route(target, purpose);
                 }
                 let target = cores::core(target).apic_id();
-                ioapic::route(gsi, PinRoute { vector, target, trigger })
+                route::pin(gsi, PinRoute { vector, target, trigger })
             })
         }
         None => ioapic::mask(gsi),
@@ -86,7 +86,7 @@ pub fn pin_changed(vm: &Vm, changed: PinChanged) {
 }
 
 /// Vector, core and purpose for a redirection entry; `None`: masked, or a mode that stays inside.
-fn route(vm: &Vm, entry: Entry) -> Option<(u8, usize, PinPurpose)> {
+fn wanted(vm: &Vm, entry: Entry) -> Option<(u8, usize, PinPurpose)> {
     let message = entry.message().filter(|_| !entry.is_masked())?;
     match message.delivery {
         Delivery::Fixed(vector) | Delivery::LowestPriority(vector) => {

@@ -78,7 +78,7 @@ fn put(page: &mut [u8], at: usize, bytes: &[u8]) {
 }
 
 fn write(ram: &GuestRam, gpa: u64, bytes: &[u8]) -> Result<(), Refused> {
-    if gpa % 4 == 0 && ram.write_bytes(gpa, bytes) { Ok(()) } else { Err(Refused) }
+    if gpa.is_multiple_of(4) && ram.write_bytes(gpa, bytes) { Ok(()) } else { Err(Refused) }
 }
 
 #[cfg(test)]

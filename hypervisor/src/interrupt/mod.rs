@@ -6,6 +6,7 @@
 //! | [`ipi`] | a guest's ICR writes, translated and sent |
 //! | [`apic_state`] | what of a guest's LAPIC is virtual: ids, LVT shadows, mode |
 //! | [`xapic`] | the register page of a guest in xAPIC mode |
+//! | [`route`] | remapping entries and pins: where devices' interrupts go |
 //! | [`kick`] | the request word of each core and the NMI that makes it look |
 
 #[cfg(not(loom))]
@@ -15,6 +16,8 @@ pub mod ipi;
 pub mod kick;
 #[cfg(not(loom))]
 pub mod post;
+#[cfg(not(loom))]
+pub mod route;
 #[cfg(not(loom))]
 pub mod xapic;
 

@@ -121,6 +121,8 @@ pub fn serve(vm: &'static Vm, modules: &[Module], tsc_hz: u64) -> Served {
     if let Err(vcpu) = stopped {
         log::error!("vm {name}: vCPU {vcpu} does not answer to its kick");
     }
+    // Its functions must not write into memory that is about to belong to the next run.
+    vm.devices.silence_pci();
     report(vm);
     console::line(format_args!("BEELINE vm-stop vm={name} reason={}", asked.word()));
     vm.set_down();

@@ -142,6 +142,16 @@ impl Ask {
     }
 }
 
+/// What a VM and its devices reach.
+pub struct Memory {
+    /// Its RAM.
+    pub ram: GuestRam,
+    /// Its second-stage address space.
+    pub stage2: Stage2,
+    /// The address space of its devices, if it has any.
+    pub dma: Option<Stage2>,
+}
+
 /// One virtual machine.
 pub struct Vm {
     /// Position in the configuration.
@@ -152,6 +162,8 @@ pub struct Vm {
     pub ram: GuestRam,
     /// Its second-stage address space.
     pub stage2: Stage2,
+    /// The address space of its devices, for as long as the IOMMU walks it.
+    pub dma: Option<Stage2>,
     /// Its vCPUs.
     pub vcpus: Vec<VcpuShared>,
     /// Its devices.
@@ -168,7 +180,8 @@ pub struct Vm {
 
 impl Vm {
     /// A VM that is off.
-    pub fn new(index: usize, config: VmConfig, ram: GuestRam, stage2: Stage2, pci: Bus) -> Self {
+    pub fn new(index: usize, config: VmConfig, memory: Memory, pci: Bus) -> Self {
+        let Memory { ram, stage2, dma } = memory;
         let vcpus =
             (0..).zip(&config.cpus).map(|(id, &core)| VcpuShared::new(id, core as usize)).collect();
         let window = Window::new(config.cpus.len());
@@ -178,6 +191,7 @@ impl Vm {
             config,
             ram,
             stage2,
+            dma,
             vcpus,
             output: GuestOutput::new(),
             unclaimed: AtomicU64::new(0),

@@ -1,0 +1,235 @@
+//! Handing the machine's PCI functions to VMs, at boot: what the configuration names is found, virtual functions are
+//! switched on, each function becomes a slot of its VM's bus, and the IOMMU lets it reach that VM's memory and no other.
+//! Every function that no VM owns stays blocked (requirement S9).
+//!
+//! Called by `boot` alone, before any guest runs. Locks: the IOMMU's.
+
+use crate::device::pci::assigned::{Assigned, requester};
+use crate::device::pci::{Bus, Description, Slot};
+use crate::interrupt::route;
+use crate::memory::GuestRam;
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use arch::acpi::Platform;
+use arch::iommu::Iommu;
+use arch::pci::reset::{self, Way};
+use arch::pci::{Function, Hardware, Topology, VirtualFunction, bars, sriov};
+use arch::stage2::{Format, Stage2};
+use arch_defs::pci::Bdf;
+use core::ops::Range;
+use guest_loader::config::{DeviceConfig, Dma, PciDevice, VmConfig};
+
+/// Remapping entries of each unit.
+const REMAPPING_ENTRIES: u32 = 4096;
+
+/// The machine's PCI as boot found it.
+pub struct Pci {
+    hardware: &'static Hardware,
+    topology: Topology,
+    /// Why devices cannot be confined, if they cannot.
+    unconfined: Option<String>,
+    /// The virtual functions that the configuration asks for, by physical function.
+    virtual_functions: BTreeMap<Bdf, Vec<VirtualFunction>>,
+}
+
+/// Finds the functions and starts the IOMMU.
+///
+/// # Errors
+/// A broken MCFG.
+pub fn start(platform: &Platform, ram: &[Range<u64>], tsc_hz: u64) -> Result<Pci, String> {
+    let hardware: &'static Hardware =
+        Box::leak(Box::new(Hardware::new(&platform.ecam, ram, tsc_hz)?));
+    let topology = Topology::read(hardware);
+    let unconfined = start_iommu(platform, &topology).err();
+    if let Some(why) = &unconfined {
+        log::info!("devices cannot be assigned: {why}");
+    }
+    Ok(Pci { hardware, topology, unconfined, virtual_functions: BTreeMap::new() })
+}
+
+fn start_iommu(platform: &Platform, topology: &Topology) -> Result<(), String> {
+    let dmar = platform.dmar.as_ref().ok_or(
+        "this machine has no IOMMU that Beeline drives (no ACPI DMAR table): switch VT-d on in the firmware",
+    )?;
+    let iommu = Iommu::start(dmar, REMAPPING_ENTRIES, |function| {
+        let found = topology.functions.iter().find(|found| requester(found.bdf) == function)?;
+        found.bridge.map(|bridge| bridge.buses())
+    });
+    let iommu = iommu.map_err(|e| e.to_string())?;
+    for facts in iommu.facts() {
+        log::info!("{facts}");
+    }
+    route::install(iommu);
+    Ok(())
+}
+
+/// The PCI functions that a VM owns.
+fn devices(vm: &VmConfig) -> impl Iterator<Item = PciDevice> + '_ {
+    vm.devices.iter().copied().filter_map(DeviceConfig::pci)
+}
+
+/// A function that a VM gets.
+struct Opened {
+    description: Description,
+    way: Option<Way>,
+}
+
+impl Pci {
+    /// Switches on the virtual functions that VMs own: on each physical function as many as the highest number asks for.
+    ///
+    /// # Errors
+    /// The device of the configuration that cannot be, and why.
+    pub fn enable_virtual_functions(&mut self, vms: &[VmConfig]) -> Result<(), String> {
+        let mut counts: BTreeMap<Bdf, u16> = BTreeMap::new();
+        for device in vms.iter().flat_map(devices) {
+            if let Some(vf) = device.vf {
+                let count = counts.entry(device.function).or_default();
+                *count = (*count).max(vf.saturating_add(1));
+            }
+        }
+        for (pf, count) in counts {
+            let named =
+                |why: &dyn core::fmt::Display| format!("devices: pci:{pf}/vf{}: {why}", count - 1);
+            self.topology.find(pf).map_err(|e| named(&e))?;
+            // A reset later would switch its virtual functions off under their guests.
+            let function = Function::new(self.hardware, pf);
+            if let Ok(way) = reset::way(function) {
+                reset::reset(function, way).map_err(|e| named(&e))?;
+            }
+            let vfs =
+                sriov::enable(self.hardware, &self.topology, pf, count).map_err(|e| named(&e))?;
+            for vf in &vfs {
+                let added = route::with_iommu(|iommu| {
+                    iommu.add_virtual_function(requester(vf.bdf), requester(pf))
+                });
+                added.unwrap_or(Ok(())).map_err(|e| named(&e))?;
+            }
+            log::info!(
+                "PCI {pf}: {count} virtual functions, the first at {}",
+                vfs.first().map_or(pf, |vf| vf.bdf)
+            );
+            self.virtual_functions.insert(pf, vfs);
+        }
+        Ok(())
+    }
+
+    /// The bus of a VM, with its functions on it.
+    ///
+    /// # Errors
+    /// The device of the configuration that cannot be, and why.
+    pub fn bus(&self, vm: &VmConfig) -> Result<Bus, String> {
+        let mut slots = Vec::new();
+        for device in devices(vm) {
+            let named =
+                |why: &dyn core::fmt::Display| format!("vm {}: devices: {device}: {why}", vm.name);
+            if let Some(why) = &self.unconfined {
+                return Err(named(why));
+            }
+            if vm.dma == Dma::IdentityUnprotected {
+                return Err(named(
+                    &"dma = \"identity-unprotected\" is not supported yet: use \"remapped\"",
+                ));
+            }
+            let opened = self.open(device).map_err(|why| named(&why))?;
+            let cores = vm.cpus.iter().map(|&core| core as usize).collect();
+            let backing = Assigned::new(self.hardware, &opened.description, opened.way, cores);
+            slots.push(Slot {
+                function: crate::device::pci::Function::new(opened.description),
+                backing: Box::new(backing),
+            });
+        }
+        Bus::new(slots).map_err(|e| format!("vm {}: devices: {e}", vm.name))
+    }
+
+    fn open(&self, device: PciDevice) -> Result<Opened, String> {
+        let pf = device.function;
+        match device.vf {
+            Some(vf) => {
+                let vfs = self.virtual_functions.get(&pf);
+                let vf = vfs
+                    .and_then(|vfs| vfs.get(usize::from(vf)))
+                    .ok_or("there is no such virtual function")?;
+                self.describe(vf.bdf, &vf.bars, Some((vf.vendor, vf.device)), true)
+            }
+            None => {
+                let found = self.topology.find(pf).map_err(|e| e.to_string())?;
+                if found.bridge.is_some() {
+                    return Err("a bridge cannot be assigned".to_string());
+                }
+                let bars =
+                    bars::read(Function::new(self.hardware, pf)).map_err(|e| e.to_string())?;
+                self.describe(pf, &bars, None, !self.virtual_functions.contains_key(&pf))
+            }
+        }
+    }
+
+    fn describe(
+        &self,
+        bdf: Bdf,
+        bars: &[arch_defs::pci::Bar],
+        ids: Option<(u16, u16)>,
+        may_reset: bool,
+    ) -> Result<Opened, String> {
+        let function = Function::new(self.hardware, bdf);
+        let way = if may_reset { reset::way(function) } else { Err(arch::pci::Why::NoReset) };
+        let way = match way {
+            Ok(way) => Some(way),
+            Err(why) if may_reset => {
+                log::warn!("PCI {bdf}: {why}");
+                None
+            }
+            Err(_) => None,
+        };
+        let description = Description::read(bdf, &function, bars, ids, way.is_some())
+            .map_err(|e| e.to_string())?;
+        let reserved = route::with_iommu(|iommu| iommu.reserved_memory(requester(bdf)).next());
+        if let Some(Some(range)) = reserved {
+            return Err(format!(
+                "firmware keeps it busy with memory of its own at {:#x} (ACPI DMAR, RMRR): switch that off in the firmware",
+                range.start
+            ));
+        }
+        function.enable_memory();
+        Ok(Opened { description, way })
+    }
+}
+
+/// Maps the memory of a VM's functions into its second stage, and lets the functions reach its RAM. Returns what must be kept
+/// for as long as they do.
+///
+/// # Errors
+/// What the IOMMU cannot do.
+pub fn confine(
+    index: usize,
+    bus: &Bus,
+    ram: &GuestRam,
+    space: &mut Stage2,
+) -> Result<Option<Stage2>, String> {
+    for region in
+        bus.functions().flat_map(|function| function.regions()).filter(|region| region.mapped)
+    {
+        space
+            .map_device(region.gpa, region.host)
+            .map_err(|_| "no memory for page tables".to_string())?;
+    }
+    if bus.functions().next().is_none() {
+        return Ok(None);
+    }
+    let largest = route::with_iommu(|iommu| iommu.largest_page()).unwrap_or(0);
+    let mut dma =
+        Stage2::new(Format::Vtd, largest).map_err(|_| "no memory for page tables".to_string())?;
+    ram.map(&mut dma).map_err(|_| "no memory for page tables".to_string())?;
+    // One address space per VM, and domain 0 is nobody's.
+    let domain = index as u16 + 1;
+    for function in bus.functions() {
+        let attached =
+            route::with_iommu(|iommu| iommu.attach(requester(function.name()), &dma, domain));
+        if let Some(Err(why)) = attached {
+            return Err(format!("PCI {}: {why}", function.name()));
+        }
+    }
+    Ok(Some(dma))
+}

@@ -1,0 +1,124 @@
+//! Where the interrupts of the machine's devices go: remapping entries of assigned functions, and I/O APIC pins, which pass
+//! through the remapping too once the IOMMU is on. The one owner of the IOMMU.
+//!
+//! Callers: `device::pci::assigned` for a guest's messages, `housekeeping` and `device::pit` for pins, `assignment` for
+//! address spaces, the housekeeping loop for faults. Locks: [`IOMMU`], then the I/O APICs' in `arch`; no guest code is
+//! waited for under it, but for the hardware's answer to an invalidation.
+
+use crate::audit::{self, PinPurpose};
+use crate::console;
+use crate::cores;
+use crate::rate_limit;
+use crate::sync::{Mutex, Once};
+use alloc::collections::BTreeMap;
+use arch::apic::PhysicalApicId;
+use arch::ioapic::{self, PinError, PinRoute};
+use arch::iommu::{Blocked, Error, Fault, Iommu, RemapIndex, Route};
+
+static IOMMU: Once<Mutex<Iommu>> = Once::new();
+/// The remapping entries of pins, by global system interrupt.
+static PINS: Mutex<BTreeMap<u32, RemapIndex>> = Mutex::new(BTreeMap::new());
+
+/// Takes the IOMMU over, once, at boot.
+pub fn install(iommu: Iommu) {
+    IOMMU.call_once(|| Mutex::new(iommu));
+}
+
+/// Does this machine remap?
+pub fn remaps() -> bool {
+    IOMMU.get().is_some()
+}
+
+/// Does something with the IOMMU; `None` on a machine without one.
+pub fn with_iommu<T>(act: impl FnOnce(&mut Iommu) -> T) -> Option<T> {
+    IOMMU.get().map(|iommu| act(&mut iommu.lock()))
+}
+
+/// The physical APIC id of a core that a guest's interrupt goes to.
+fn guest_core(core: usize) -> PhysicalApicId {
+    if cfg!(debug_assertions) {
+        audit::pin_route(core, PinPurpose::Guest);
+    }
+    cores::core(core).apic_id()
+}
+
+/// Lets an entry raise a guest's vector on its vCPU's core (requirements A1, A3). On return nothing goes by the old route.
+///
+/// # Errors
+/// What the IOMMU says; without an IOMMU [`Error::NotAllocated`].
+pub fn to_guest(index: RemapIndex, vector: u8, core: usize) -> Result<(), Error> {
+    let route = Route { vector, destination: guest_core(core), level: false };
+    with_iommu(|iommu| iommu.route(index, route)).unwrap_or(Err(Error::NotAllocated(index)))
+}
+
+/// Lets entries raise nothing, by one invalidation with wait (requirement B2).
+///
+/// # Errors
+/// What the IOMMU says.
+pub fn block(entries: impl IntoIterator<Item = RemapIndex>) -> Result<(), Error> {
+    let blocked = entries.into_iter().map(|index| (index, None));
+    with_iommu(|iommu| iommu.change(blocked)).unwrap_or(Ok(()))
+}
+
+/// Routes an I/O APIC pin and unmasks it, by a remapping entry where the machine remaps: compatibility-format interrupts
+/// are blocked there.
+///
+/// # Errors
+/// [`PinError`].
+pub fn pin(gsi: u32, route: PinRoute) -> Result<(), PinError> {
+    let Some(iommu) = IOMMU.get() else { return ioapic::route(gsi, route) };
+    let chip = ioapic::chip_id(gsi)?;
+    let mut iommu = iommu.lock();
+    let mut pins = PINS.lock();
+    let index = match pins.get(&gsi) {
+        Some(&index) => index,
+        None => {
+            let requester = iommu.ioapic_requester(chip).ok_or(PinError::NotRemapped)?;
+            let index = iommu.allocate_remapping(requester).map_err(|_| PinError::NotRemapped)?;
+            pins.insert(gsi, index);
+            index
+        }
+    };
+    // Nothing may come by half of a new route.
+    ioapic::mask(gsi)?;
+    let to = Route { vector: route.vector, destination: route.target, level: route.trigger.level };
+    iommu.route(index, to).map_err(|_| PinError::NotRemapped)?;
+    let entry = index.ioapic_entry(route.vector, route.trigger.level, route.trigger.active_low);
+    ioapic::route_remapped(gsi, entry.into_bits())
+}
+
+/// Tells of what the IOMMU has blocked (housekeeping core).
+pub fn report_faults() {
+    let Some(iommu) = IOMMU.get() else { return };
+    let mut dropped = 0_u32;
+    let lost = iommu.lock().faults(&mut |fault| {
+        if rate_limit::IOMMU.allow() { tell(fault) } else { dropped += 1 }
+    });
+    if lost || dropped > 0 {
+        DROPPED.fetch_add(dropped.max(1), crate::sync::Ordering::Relaxed);
+    }
+}
+
+/// Faults that were not told of one by one.
+static DROPPED: crate::sync::AtomicU32 = crate::sync::AtomicU32::new(0);
+
+/// How many faults were not told of, because too many came.
+pub fn untold_faults() -> u32 {
+    DROPPED.load(crate::sync::Ordering::Relaxed)
+}
+
+fn tell(fault: Fault) {
+    log::warn!("IOMMU: {fault}");
+    let (requester, reason) = (fault.requester, fault.reason);
+    match fault.blocked {
+        Blocked::Dma { address, write } => console::line(format_args!(
+            "BEELINE iommu-fault device={requester} reason={reason:#x} dma={} address={address:#x}",
+            if write { "write" } else { "read" }
+        )),
+        Blocked::Interrupt { index } => {
+            console::line(format_args!(
+                "BEELINE iommu-fault device={requester} reason={reason:#x} interrupt={index}"
+            ));
+        }
+    }
+}
