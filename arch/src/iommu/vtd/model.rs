@@ -48,7 +48,7 @@ pub struct State {
 pub struct Model(pub Rc<RefCell<State>>);
 
 fn memory(address: u64) -> u64 {
-    assert!(address != 0 && address % 8 == 0);
+    assert!(address != 0 && address.is_multiple_of(8));
     // SAFETY: the driver gave the address of a block of its own, which is kept for good.
     unsafe { (address as *const u64).read_volatile() }
 }

@@ -85,22 +85,19 @@ fn r_b2_the_model_notices_a_missing_invalidation() {
 fn r_b2_many_entries_cost_one_invalidation_and_one_wait() {
     let (model, mut iommu) = started();
     let all: Vec<_> = (0..40).map(|_| iommu.allocate_remapping(EDU).unwrap()).collect();
-    iommu.change(all.iter().map(|i| (*i, Some(to(0x40, 1))))).unwrap();
-    for index in &all {
-        assert_eq!(raise(&model, EDU, *index), Ok((0x40, 1)));
-    }
-    model.0.borrow_mut().events.clear();
-    // Neither the first nor the last index comes first.
-    let (low, high) = all.split_at(20);
-    iommu.change(high.iter().chain(low).map(|i| (*i, Some(to(0x41, 0))))).unwrap();
-    {
-        let state = model.0.borrow();
+    let raises = |expected| all.iter().all(|i| raise(&model, EDU, *i) == Ok(expected));
+    iommu.change(all.iter().map(|i| (*i, Some(to(0x40, 0))))).unwrap();
+    assert!(raises((0x40, 0)));
+    let upwards: Vec<_> = all.iter().map(|i| (*i, Some(to(0x41, 1)))).collect();
+    let downwards: Vec<_> = all.iter().rev().map(|i| (*i, Some(to(0x42, 2)))).collect();
+    for (changes, expected) in [(upwards, (0x41, 1)), (downwards, (0x42, 2))] {
+        model.0.borrow_mut().events.clear();
+        iommu.change(changes).unwrap();
+        assert!(!model.0.borrow().busy());
         // Entries 0 to 39 are in the aligned block of 64 from 0.
-        assert_eq!(state.events, [Event::Invalidated(6 << 27 | 0x14), Event::Waited]);
-        assert!(!state.busy());
-    }
-    for index in &all {
-        assert_eq!(raise(&model, EDU, *index), Ok((0x41, 0)));
+        let expected_events = [Event::Invalidated(6 << 27 | 0x14), Event::Waited];
+        assert_eq!(model.0.borrow().events, expected_events);
+        assert!(raises(expected));
     }
 }
 
