@@ -4,6 +4,7 @@
 pub mod dmar;
 pub mod vtd;
 
+use crate::pci::Bdf;
 use core::fmt;
 
 /// Who sends a request over PCI Express: the segment, and the id that the request carries.
@@ -33,11 +34,22 @@ impl RequesterId {
     }
 }
 
+impl From<Bdf> for RequesterId {
+    fn from(function: Bdf) -> Self {
+        Self { segment: function.segment, id: function.requester() }
+    }
+}
+
+impl From<RequesterId> for Bdf {
+    fn from(requester: RequesterId) -> Self {
+        Self::from_requester(requester.segment, requester.id)
+    }
+}
+
 /// As people write it: `segment:bus:device.function`.
 impl fmt::Display for RequesterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { segment, id } = self;
-        write!(f, "{segment:04x}:{:02x}:{:02x}.{}", id >> 8, id >> 3 & 31, id & 7)
+        Bdf::from(*self).fmt(f)
     }
 }
 
@@ -51,5 +63,6 @@ mod tests {
         let requester = RequesterId::new(1, 0xFE, 0x1F, 7);
         assert_eq!(requester.to_string(), "0001:fe:1f.7");
         assert_eq!((requester.bus(), requester.devfn(), requester.id), (0xFE, 0xFF, 0xFEFF));
+        assert_eq!(RequesterId::from(Bdf::from(requester)), requester);
     }
 }
