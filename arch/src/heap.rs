@@ -144,14 +144,16 @@ impl Block {
         unsafe { core::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) }
     }
 
-    /// Reads a constant number of bytes at a byte offset.
-    ///
-    /// # Panics
-    /// On an offset outside the block: a bug of ours.
-    #[inline]
-    pub fn read_array<const N: usize>(&self, offset: u64) -> [u8; N] {
-        // SAFETY: `at` checked the bounds; bytes have no alignment.
-        unsafe { self.at(offset, N as u64).cast::<[u8; N]>().read() }
+    /// The eight aligned bytes that hold a byte offset; `None` outside the block.
+    #[inline(always)]
+    pub fn get_u64(&self, offset: u64) -> Option<u64> {
+        let offset = offset & !7;
+        if offset >= self.len {
+            return None;
+        }
+        // SAFETY: start and length of a block are multiples of 8 (see `block`), so eight bytes at an
+        // aligned offset below its length are in it.
+        Some(unsafe { self.start.as_ptr().add(offset as usize).cast::<u64>().read_volatile() })
     }
 
     /// Writes bytes at a byte offset.
@@ -186,10 +188,11 @@ impl Block {
     }
 }
 
-/// Allocates zeroed memory of a power-of-two size, aligned to its size. `None` if there is none.
+/// Allocates zeroed memory of a power-of-two size of 8 bytes or more, aligned to its size. `None`
+/// if there is none.
 pub fn block(size: u64) -> Option<Block> {
     let layout = Layout::from_size_align(size as usize, size as usize).ok()?;
-    if size == 0 {
+    if size < 8 {
         return None;
     }
     // SAFETY: the layout has a size above zero.

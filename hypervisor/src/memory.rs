@@ -14,7 +14,10 @@ const SMALLEST: u64 = 2 << 20;
 /// The RAM of one VM: host memory behind guest-physical ranges. All accesses are bounds-checked;
 /// a guest's addresses are never turned into references.
 pub struct GuestRam {
-    pieces: Vec<(u64, Block)>,
+    /// The piece at 0. It holds nearly everything that an exit reads: kernel text, page tables.
+    first: Block,
+    /// The others, by their guest-physical addresses.
+    more: Vec<(u64, Block)>,
     ranges: RamRanges,
 }
 
@@ -25,17 +28,24 @@ impl GuestRam {
     /// # Errors
     /// If there is not enough memory.
     pub fn new(size: u64) -> Result<Self, OutOfMemory> {
-        let mut pieces = Vec::new();
-        let mut done = 0;
+        let first = largest_block(LOW_RAM_END.min(size), 0).ok_or(OutOfMemory)?;
+        let mut done = first.len();
+        let mut more = Vec::new();
         while done < size {
             let gpa =
                 if done < LOW_RAM_END { done } else { done - LOW_RAM_END + layout::HIGH_RAM_START };
             let room = if done < LOW_RAM_END { LOW_RAM_END.min(size) } else { size } - done;
             let block = largest_block(room, gpa).ok_or(OutOfMemory)?;
             done += block.len();
-            pieces.push((gpa, block));
+            more.push((gpa, block));
         }
-        Ok(Self { pieces, ranges: layout::ram_ranges(size) })
+        Ok(Self { first, more, ranges: layout::ram_ranges(size) })
+    }
+
+    /// All pieces, with their guest-physical addresses.
+    fn pieces(&self) -> impl Iterator<Item = (u64, &Block)> {
+        let more = self.more.iter().map(|(gpa, block)| (*gpa, block));
+        core::iter::once((0, &self.first)).chain(more)
     }
 
     /// Maps all of it, but for the hole below 1 MiB.
@@ -43,8 +53,8 @@ impl GuestRam {
     /// # Errors
     /// If memory for tables ran out.
     pub fn map(&self, space: &mut Stage2) -> Result<(), OutOfMemory> {
-        for (gpa, block) in &self.pieces {
-            let (start, end) = (*gpa, gpa + block.len());
+        for (start, block) in self.pieces() {
+            let end = start + block.len();
             if start == 0 {
                 space.map(0..HOLE_START, block.address())?;
                 space.map(HOLE_END..end, block.address() + HOLE_END)?;
@@ -57,40 +67,32 @@ impl GuestRam {
 
     /// Zeroes everything: nothing of the last run is readable in the next (requirement S7).
     pub fn clear(&self) {
-        self.pieces.iter().for_each(|(_, block)| block.fill(0));
+        self.pieces().for_each(|(_, block)| block.fill(0));
     }
 
+    /// The part that nearly everything an exit reads is in, read with the fewest instructions.
     #[inline(always)]
-    fn find(&self, gpa: u64, len: u64) -> Option<(&Block, u64)> {
-        // The first piece begins at 0 and holds nearly everything that is looked up here: kernel
-        // text and page tables.
-        if let Some((_, block)) = self.pieces.first()
-            && gpa >= HOLE_END
-            && gpa < block.len()
-            && len <= block.len() - gpa
-        {
-            return Some((block, gpa));
-        }
-        self.find_elsewhere(gpa, len)
+    pub fn near(&self) -> NearRam<'_> {
+        NearRam(&self.first)
     }
 
+    /// The piece that holds all of `len` bytes, and the offset in it.
     #[inline(never)]
-    fn find_elsewhere(&self, gpa: u64, len: u64) -> Option<(&Block, u64)> {
+    fn find(&self, gpa: u64, len: u64) -> Option<(&Block, u64)> {
         let end = gpa.checked_add(len)?;
         if gpa < HOLE_END && end > HOLE_START {
             return None;
         }
-        self.pieces.iter().find_map(|(start, block)| {
-            let offset = gpa.checked_sub(*start)?;
+        self.pieces().find_map(|(start, block)| {
+            let offset = gpa.checked_sub(start)?;
             (end - start <= block.len()).then_some((block, offset))
         })
     }
 
     /// Eight aligned bytes, `None` where there is no RAM.
-    #[inline]
     pub fn read_u64(&self, gpa: u64) -> Option<u64> {
         let (block, offset) = self.find(gpa & !7, 8)?;
-        Some(block.read_u64(offset))
+        block.get_u64(offset)
     }
 
     /// Fills `bytes`; false where one of them is not RAM.
@@ -147,7 +149,6 @@ impl GuestRam {
 }
 
 impl ReadPhys for GuestRam {
-    #[inline]
     fn read_u64(&self, gpa: u64) -> Option<u64> {
         GuestRam::read_u64(self, gpa)
     }
@@ -160,16 +161,32 @@ impl ReadPhys for GuestRam {
     fn read_bytes(&self, gpa: u64, into: &mut [u8]) -> bool {
         GuestRam::read_bytes(self, gpa, into)
     }
+}
 
-    #[inline]
-    fn read_instruction(&self, gpa: u64, into: &mut [u8; 15]) -> bool {
-        match self.find(gpa, 15) {
-            Some((block, offset)) => {
-                *into = block.read_array(offset);
-                true
-            }
-            None => false,
+/// The first piece of a VM's RAM from 1 MiB on: one comparison or two, and no search. What is not
+/// readable here may still be RAM: [`GuestRam`] knows.
+#[derive(Clone, Copy)]
+pub struct NearRam<'a>(&'a Block);
+
+impl ReadPhys for NearRam<'_> {
+    #[inline(always)]
+    fn read_u64(&self, gpa: u64) -> Option<u64> {
+        if gpa < HOLE_END { None } else { self.0.get_u64(gpa) }
+    }
+
+    fn read_u32(&self, gpa: u64) -> Option<u32> {
+        let both = self.read_u64(gpa)?;
+        Some((both >> (gpa % 8 * 8)) as u32)
+    }
+
+    #[inline(always)]
+    fn read_bytes(&self, gpa: u64, into: &mut [u8]) -> bool {
+        let len = into.len() as u64;
+        let inside = gpa >= HOLE_END && gpa < self.0.len() && len <= self.0.len() - gpa;
+        if inside {
+            self.0.read_bytes(gpa, into);
         }
+        inside
     }
 }
 
@@ -228,9 +245,29 @@ mod tests {
     }
 
     #[test]
+    fn r_s9_near_ram_is_the_first_piece_above_the_hole() {
+        let ram = GuestRam::new((32 + 4) << 20).unwrap();
+        assert_eq!(ram.first.len(), 32 << 20);
+        let near = ram.near();
+        let mut bytes = [0; 15];
+        for gpa in [HOLE_END, 0x30_0000, (32 << 20) - 16] {
+            assert!(ram.write_bytes(gpa, b"fifteen bytes.."));
+            assert!(near.read_bytes(gpa, &mut bytes), "{gpa:#x}");
+            assert_eq!(&bytes, b"fifteen bytes..");
+            assert_eq!(near.read_u64(gpa), ram.read_u64(gpa));
+            assert_eq!(near.read_u32(gpa + 4), ReadPhys::read_u32(&ram, gpa + 4));
+        }
+        assert!(!near.read_bytes((32 << 20) - 14, &mut bytes), "it ends behind the piece");
+        for gpa in [0, 0x9_FFF8, HOLE_START, HOLE_END - 8, 32 << 20, 64 << 20, u64::MAX - 7] {
+            assert!(!near.read_bytes(gpa, &mut bytes), "{gpa:#x}");
+            assert_eq!((near.read_u64(gpa), near.read_u32(gpa)), (None, None), "{gpa:#x}");
+        }
+    }
+
+    #[test]
     fn an_odd_size_is_made_of_pieces() {
         let ram = GuestRam::new((32 + 4 + 2) << 20).unwrap();
-        assert!(ram.pieces.len() >= 3);
+        assert!(ram.pieces().count() >= 3);
         // Across the seam of two pieces.
         let seam = (32 << 20) - 3;
         assert!(ram.write_bytes(seam, b"across"));

@@ -11,7 +11,7 @@ use crate::sync::Ordering;
 use crate::vcpu::Vcpu;
 use crate::vm::walk::{PagingState, fetch};
 use arch::pci::Width as PciWidth;
-use arch::virt::{Backend, Reg, SecondStageFault};
+use arch::virt::{Backend, ControlRegisters, Reg, SecondStageFault};
 use arch_defs::apic::ApicMode;
 use arch_defs::insn::{
     CodeSize, MmioInsn, MmioOp, Reg as InsnReg, Source, Width, decode, extend, merge_register,
@@ -70,16 +70,16 @@ pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, fault: SecondStageFault, in_delive
         return;
     }
     let state = vcpu.backend.fetch_state();
-    let control = state.control;
-    let paging =
-        PagingState { cr0: control.cr0, cr3: control.cr3, cr4: control.cr4, efer: control.efer };
     let size = match (state.long, state.default_32) {
         (true, _) => CodeSize::Bits64,
         (_, true) => CodeSize::Bits32,
         _ => CodeSize::Bits16,
     };
     let mut bytes = [0; 15];
-    let got = fetch(&vcpu.vm.ram, &paging, state.linear_rip, &mut bytes);
+    let mut got = fetch(&vcpu.vm.ram.near(), &paging(state.control), state.linear_rip, &mut bytes);
+    if got < bytes.len() {
+        got = fetch_anywhere(vcpu, &mut bytes);
+    }
     match bytes.get(..got).map(|bytes| decode(bytes, size)) {
         Some(Ok(insn)) => {
             if emulate(vcpu, fault, &insn) {
@@ -88,6 +88,20 @@ pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, fault: SecondStageFault, in_delive
         }
         _ => fault::memory(vcpu, fault, "its instruction is not one that can be emulated"),
     }
+}
+
+/// What it takes to fetch the current instruction.
+#[inline(always)]
+fn paging(control: ControlRegisters) -> PagingState {
+    PagingState { cr0: control.cr0, cr3: control.cr3, cr4: control.cr4, efer: control.efer }
+}
+
+/// The fetch again, over all of the VM's RAM. The state is read anew, so that the short way need
+/// not keep it in memory.
+#[cold]
+fn fetch_anywhere<B: Backend>(vcpu: &Vcpu<B>, bytes: &mut [u8; 15]) -> usize {
+    let state = vcpu.backend.fetch_state();
+    fetch(&vcpu.vm.ram, &paging(state.control), state.linear_rip, bytes)
 }
 
 fn register<B: Backend>(vcpu: &mut Vcpu<B>, reg: InsnReg, width: Width) -> u64 {

@@ -21,11 +21,6 @@ pub trait ReadPhys {
     fn read_u32(&self, gpa: u64) -> Option<u32>;
     /// Fills `into` from `gpa`, within one 4 KiB page; false: not all of it is readable.
     fn read_bytes(&self, gpa: u64, into: &mut [u8]) -> bool;
-    /// As [`ReadPhys::read_bytes`], for the length of the longest instruction, which is a constant
-    /// and so takes no loop.
-    fn read_instruction(&self, gpa: u64, into: &mut [u8; 15]) -> bool {
-        self.read_bytes(gpa, into)
-    }
 }
 
 /// The guest's registers that paging depends on.
@@ -72,7 +67,7 @@ pub const PAE_PDPTE_RESERVED: u64 = 0xFFF0_0000_0000_01E6;
 const PAE_RESERVED: u64 = 0x7FF0_0000_0000_0000;
 
 /// The guest-physical address behind a linear one.
-#[inline]
+#[inline(always)]
 pub fn translate(mem: &impl ReadPhys, state: &PagingState, linear: u64) -> Result<u64, WalkError> {
     if state.cr0 & CR0_PG == 0 {
         return Ok(linear & 0xFFFF_FFFF);
@@ -81,25 +76,39 @@ pub fn translate(mem: &impl ReadPhys, state: &PagingState, linear: u64) -> Resul
         return long_mode(mem, state, linear);
     }
     let linear = linear & 0xFFFF_FFFF;
-    if state.cr4 & CR4_PAE == 0 { two_level(mem, state, linear) } else { pae(mem, state, linear) }
+    if state.cr4 & CR4_PAE == 0 { bits32(mem, state, linear) } else { pae(mem, state, linear) }
 }
 
 /// 4-level and 5-level paging.
-#[inline]
+#[inline(always)]
 fn long_mode(mem: &impl ReadPhys, state: &PagingState, linear: u64) -> Result<u64, WalkError> {
-    let levels = if state.cr4 & CR4_LA57 == 0 { 4 } else { 5 };
-    // Canonical: shifting the unused bits out and, as a sign, in again changes nothing.
-    let unused = 64 - (12 + 9 * u32::from(levels));
-    if ((linear << unused) as i64 >> unused) as u64 != linear {
+    let (root, reserved) = (state.cr3 & FRAME, reserved_nx(state));
+    if state.cr4 & CR4_LA57 != 0 {
+        return five_levels(mem, root, linear, reserved);
+    }
+    if !is_canonical(linear, 48) {
         return Err(WalkError::NonCanonical);
     }
-    let reserved = if state.efer & EFER_NXE == 0 { NO_EXECUTE } else { 0 };
-    walk(mem, state.cr3 & FRAME, levels, linear, reserved)
+    four_levels(mem, root, linear, reserved)
+}
+
+/// Shifting the unused bits out and, as a sign, in again changes nothing.
+#[inline(always)]
+const fn is_canonical(linear: u64, bits: u32) -> bool {
+    let unused = 64 - bits;
+    ((linear << unused) as i64 >> unused) as u64 == linear
+}
+
+/// Bit 63 of an entry is reserved while no-execute is off.
+#[inline(always)]
+const fn reserved_nx(state: &PagingState) -> u64 {
+    if state.efer & EFER_NXE == 0 { NO_EXECUTE } else { 0 }
 }
 
 /// PAE paging: four PDPTEs at any multiple of 32 bytes, then two levels. The processor works with
 /// the PDPTEs that it loaded with CR3; reading them from memory sees a later change of them, which
 /// software may not rely on either.
+#[inline(never)]
 fn pae(mem: &impl ReadPhys, state: &PagingState, linear: u64) -> Result<u64, WalkError> {
     let root = state.cr3 & 0xFFFF_FFE0;
     let entry = mem.read_u64(root + (linear >> 30 & 3) * 8).ok_or(WalkError::Unreadable(3))?;
@@ -109,49 +118,102 @@ fn pae(mem: &impl ReadPhys, state: &PagingState, linear: u64) -> Result<u64, Wal
     if entry & PAE_PDPTE_RESERVED != 0 {
         return Err(WalkError::Reserved(3));
     }
-    let reserved = PAE_RESERVED | if state.efer & EFER_NXE == 0 { NO_EXECUTE } else { 0 };
-    walk(mem, entry & FRAME, 2, linear, reserved)
+    two_levels(mem, entry & FRAME, linear, PAE_RESERVED | reserved_nx(state))
 }
 
-/// The levels from `level` down to 1, of 512 entries each; `table` is the first one's address.
-#[inline]
-fn walk(
+// The levels of 512 entries each are written out, not looped over: every shift and mask is a
+// constant then, and a level takes half the instructions.
+
+#[inline(never)]
+fn five_levels(
     mem: &impl ReadPhys,
-    mut table: u64,
-    mut level: u8,
+    root: u64,
     linear: u64,
     reserved: u64,
 ) -> Result<u64, WalkError> {
-    loop {
-        let shift = 12 + 9 * (u32::from(level) - 1);
-        let place = table + (linear >> shift & 0x1FF) * 8;
-        let entry = mem.read_u64(place).ok_or(WalkError::Unreadable(level))?;
-        if entry & PRESENT == 0 {
-            return Err(WalkError::NotPresent(level));
-        }
-        if entry & reserved != 0 {
-            return Err(WalkError::Reserved(level));
-        }
-        let within = (1 << shift) - 1;
-        // Bit 7 makes a page of 2 MiB or 1 GiB at levels 2 and 3; at level 1 it is PAT.
-        let last = level == 1 || entry & LARGE != 0;
-        if last {
-            // Above level 3 bit 7 is reserved; in a large page so are bits 13 up to the page size
-            // (12 is PAT).
-            let low = within & FRAME & !PAGE;
-            if level > 3 || (level > 1 && entry & low != 0) {
-                return Err(WalkError::Reserved(level));
-            }
-            return Ok(entry & FRAME & !within | linear & within);
-        }
-        table = entry & FRAME;
-        // `last` holds at level 1, so this ends after at most 5 turns.
-        level -= 1;
+    if !is_canonical(linear, 57) {
+        return Err(WalkError::NonCanonical);
     }
+    let fifth = entry::<5>(mem, root, linear, reserved)?;
+    if fifth & LARGE != 0 {
+        return Err(WalkError::Reserved(5));
+    }
+    four_levels(mem, fifth & FRAME, linear, reserved)
+}
+
+#[inline(always)]
+fn four_levels(
+    mem: &impl ReadPhys,
+    root: u64,
+    linear: u64,
+    reserved: u64,
+) -> Result<u64, WalkError> {
+    let fourth = entry::<4>(mem, root, linear, reserved)?;
+    if fourth & LARGE != 0 {
+        return Err(WalkError::Reserved(4));
+    }
+    let third = entry::<3>(mem, fourth & FRAME, linear, reserved)?;
+    if third & LARGE != 0 {
+        return large_page::<3>(third, linear);
+    }
+    two_levels(mem, third & FRAME, linear, reserved)
+}
+
+#[inline(always)]
+fn two_levels(
+    mem: &impl ReadPhys,
+    table: u64,
+    linear: u64,
+    reserved: u64,
+) -> Result<u64, WalkError> {
+    let second = entry::<2>(mem, table, linear, reserved)?;
+    if second & LARGE != 0 {
+        return large_page::<2>(second, linear);
+    }
+    // Bit 7 of a level-1 entry is PAT.
+    let first = entry::<1>(mem, second & FRAME, linear, reserved)?;
+    Ok(first & FRAME | linear & (PAGE - 1))
+}
+
+/// Bits of a linear address below the index into a table of this level.
+const fn shift(level: u8) -> u32 {
+    12 + 9 * (level as u32 - 1)
+}
+
+/// The entry for `linear` in the table of `LEVEL` at `table`, present and without reserved bits.
+#[inline(always)]
+fn entry<const LEVEL: u8>(
+    mem: &impl ReadPhys,
+    table: u64,
+    linear: u64,
+    reserved: u64,
+) -> Result<u64, WalkError> {
+    let place = table + (linear >> shift(LEVEL) & 0x1FF) * 8;
+    let Some(entry) = mem.read_u64(place) else { return Err(WalkError::Unreadable(LEVEL)) };
+    if entry & (PRESENT | reserved) == PRESENT {
+        return Ok(entry);
+    }
+    Err(if entry & PRESENT == 0 {
+        WalkError::NotPresent(LEVEL)
+    } else {
+        WalkError::Reserved(LEVEL)
+    })
+}
+
+/// The address in a page of 2 MiB (level 2) or 1 GiB (level 3).
+#[inline(always)]
+fn large_page<const LEVEL: u8>(entry: u64, linear: u64) -> Result<u64, WalkError> {
+    let within = (1 << shift(LEVEL)) - 1;
+    // Bits 13 up to the page size are reserved; 12 is PAT.
+    if entry & within & FRAME & !PAGE != 0 {
+        return Err(WalkError::Reserved(LEVEL));
+    }
+    Ok(entry & FRAME & !within | linear & within)
 }
 
 /// 32-bit paging: two levels of 1024 entries, with 4 MiB pages and their 40-bit frames (PSE-36).
-fn two_level(mem: &impl ReadPhys, state: &PagingState, linear: u64) -> Result<u64, WalkError> {
+#[inline(never)]
+fn bits32(mem: &impl ReadPhys, state: &PagingState, linear: u64) -> Result<u64, WalkError> {
     let root = state.cr3 & 0xFFFF_F000;
     let entry = mem.read_u32(root + (linear >> 22) * 4).ok_or(WalkError::Unreadable(2))?;
     let entry = u64::from(entry);
@@ -176,24 +238,33 @@ fn two_level(mem: &impl ReadPhys, state: &PagingState, linear: u64) -> Result<u6
 /// Reads the instruction at the linear address CS base + RIP into `buf` and says how many bytes of
 /// it are valid: 15, or fewer where the next page cannot be read; 0 where the first one cannot.
 /// The caller has truncated the address to 32 bits outside 64-bit code.
-#[inline]
+#[inline(always)]
 pub fn fetch(mem: &impl ReadPhys, state: &PagingState, linear: u64, buf: &mut [u8; 15]) -> usize {
-    let left = (PAGE - linear % PAGE) as usize;
-    if left >= buf.len() {
-        let readable =
-            translate(mem, state, linear).is_ok_and(|gpa| mem.read_instruction(gpa, buf));
-        return if readable { buf.len() } else { 0 };
+    if linear % PAGE > PAGE - buf.len() as u64 {
+        return fetch_across(mem, state, linear, buf);
     }
+    let readable = translate(mem, state, linear).is_ok_and(|gpa| mem.read_bytes(gpa, buf));
+    if readable { buf.len() } else { 0 }
+}
+
+/// [`fetch`] where fewer than 15 bytes of the page are left: page by page, since the next page's
+/// frame need not be the next frame.
+#[cold]
+fn fetch_across(
+    mem: &impl ReadPhys,
+    state: &PagingState,
+    linear: u64,
+    buf: &mut [u8; 15],
+) -> usize {
+    let left = (PAGE - linear % PAGE) as usize;
     let (head, tail) = buf.split_at_mut(left.min(15));
-    let Ok(gpa) = translate(mem, state, linear) else { return 0 };
-    if !mem.read_bytes(gpa, head) {
+    // At the top of the address space the next page is page 0, as the processor wraps.
+    let next = linear.wrapping_add(left as u64);
+    let read = |linear, part: &mut [u8]| {
+        translate(mem, state, linear).is_ok_and(|gpa| mem.read_bytes(gpa, part))
+    };
+    if !read(linear, head) {
         return 0;
     }
-    // Page by page: the next page's frame need not be the next frame. At the top of the address
-    // space it is page 0, as the processor wraps.
-    let next = linear.wrapping_add(left as u64);
-    match translate(mem, state, next) {
-        Ok(gpa) if mem.read_bytes(gpa, tail) => head.len() + tail.len(),
-        _ => head.len(),
-    }
+    if read(next, tail) { head.len() + tail.len() } else { head.len() }
 }
