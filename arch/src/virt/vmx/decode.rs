@@ -38,28 +38,16 @@ const fn code(reason: ExitReason) -> u64 {
     reason.0 as u64
 }
 
-/// Decodes an exit that is none of the common instructions.
+/// Decodes an exit that is none of the common instructions. Inlined where it is matched on, so that
+/// the decoded exit is not built in memory first.
+#[inline(always)]
 pub fn event_exit(vcpu: &mut VmxVcpu) -> ExitInfo {
     let reason = vmread(Field::ExitReason);
     if vcpu.frame.failed || reason & ENTRY_FAILURE_BIT != 0 {
         return ExitInfo { exit: EventExit::EntryFailure, cut_short: None };
     }
     let vectoring = VectoringInfo::from(vmread(Field::IdtVectoringInfo) as u32);
-    let cut_short = if vectoring.valid() {
-        event(
-            vectoring,
-            vmread(Field::IdtVectoringErrorCode) as u32,
-            vmread(Field::ExitInstructionLength) as u8,
-        )
-    } else {
-        None
-    };
-    if cut_short == Some(Event::Nmi) {
-        // Its delivery had begun to block NMIs; the one that is delivered again must not find
-        // itself blocked (SDM volume 3, section 32.7.1.2).
-        let blocking = vmread(Field::GuestInterruptibility);
-        vmwrite(Field::GuestInterruptibility, blocking & !BLOCKED_BY_NMI);
-    }
+    let cut_short = if vectoring.valid() { cut_short(vectoring) } else { None };
     let regs = &mut vcpu.frame.regs;
     let exit = match ExitReason(reason as u16) {
         ExitReason::EXCEPTION_OR_NMI => exception_or_nmi(vectoring.valid()),
@@ -98,6 +86,23 @@ pub fn event_exit(vcpu: &mut VmxVcpu) -> ExitInfo {
         _ => EventExit::Other,
     };
     ExitInfo { exit, cut_short }
+}
+
+/// The delivery that the exit cut short.
+#[cold]
+fn cut_short(vectoring: VectoringInfo) -> Option<Event> {
+    let event = event(
+        vectoring,
+        vmread(Field::IdtVectoringErrorCode) as u32,
+        vmread(Field::ExitInstructionLength) as u8,
+    );
+    if event == Some(Event::Nmi) {
+        // Its delivery had begun to block NMIs; the one that is delivered again must not find
+        // itself blocked (SDM volume 3, section 32.7.1.2).
+        let blocking = vmread(Field::GuestInterruptibility);
+        vmwrite(Field::GuestInterruptibility, blocking & !BLOCKED_BY_NMI);
+    }
+    event
 }
 
 /// The event that an information field describes. NMIs come back as [`Event::Nmi`].
@@ -159,6 +164,7 @@ fn complete_debug_exception(reason: u64) {
     }
 }
 
+#[inline(always)]
 fn second_stage_fault(cut_short: bool) -> EventExit {
     let q = EptQualification::from(vmread(Field::ExitQualification));
     restore_nmi_blocking(q.nmi_unblocking(), cut_short);

@@ -116,6 +116,7 @@ impl Backend for VmxVcpu {
         decode::exit(unsafe { entry::enter(&raw mut self.frame) })
     }
 
+    #[inline(always)]
     fn event(&mut self) -> ExitInfo {
         decode::event_exit(self)
     }
