@@ -1,8 +1,12 @@
 //! The general registers of a guest, as the entry code stores them.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute_mut, transmute_ref};
+
 /// General registers without RSP, which the backend keeps. The entry code addresses the fields by
-/// their offsets: keep the order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// their offsets, and [`Reg`] by their numbers: keep the order.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 #[allow(missing_docs, reason = "the fields are the registers")]
 pub struct GuestRegs {
@@ -32,48 +36,18 @@ pub struct Reg(pub u8);
 
 impl GuestRegs {
     /// The register of an instruction encoding.
-    pub const fn get(&self, reg: Reg) -> u64 {
-        match reg.0 & 15 {
-            0 => self.rax,
-            1 => self.rcx,
-            2 => self.rdx,
-            3 => self.rbx,
-            4 => self.rsp,
-            5 => self.rbp,
-            6 => self.rsi,
-            7 => self.rdi,
-            8 => self.r8,
-            9 => self.r9,
-            10 => self.r10,
-            11 => self.r11,
-            12 => self.r12,
-            13 => self.r13,
-            14 => self.r14,
-            _ => self.r15,
-        }
+    #[inline(always)]
+    pub fn get(&self, reg: Reg) -> u64 {
+        let all: &[u64; 16] = transmute_ref!(self);
+        all[usize::from(reg.0 & 15)]
     }
 
     /// Sets the register of an instruction encoding. RSP changes here only; see
     /// [`super::Backend::set_rsp`].
-    pub const fn set(&mut self, reg: Reg, value: u64) {
-        match reg.0 & 15 {
-            0 => self.rax = value,
-            1 => self.rcx = value,
-            2 => self.rdx = value,
-            3 => self.rbx = value,
-            4 => self.rsp = value,
-            5 => self.rbp = value,
-            6 => self.rsi = value,
-            7 => self.rdi = value,
-            8 => self.r8 = value,
-            9 => self.r9 = value,
-            10 => self.r10 = value,
-            11 => self.r11 = value,
-            12 => self.r12 = value,
-            13 => self.r13 = value,
-            14 => self.r14 = value,
-            _ => self.r15 = value,
-        }
+    #[inline(always)]
+    pub fn set(&mut self, reg: Reg, value: u64) {
+        let all: &mut [u64; 16] = transmute_mut!(self);
+        all[usize::from(reg.0 & 15)] = value;
     }
 
     /// EDX:EAX.
