@@ -4,13 +4,13 @@
 //! Locks: COM1's, then the virtual IOAPIC's, then the physical pins'. Messages are delivered after both are released.
 //! The PCI bus's is apart from these; those of its functions' backings (IOMMU, configuration ports) come after it.
 
-use super::ioapic::{Delivery, Ioapic, Message, Pin};
+use super::ioapic::{Delivery, Ioapic, Message, Pin, Written};
 use super::pci::{self, Bus};
 use super::pit;
 use super::power::{self, PowerAction};
 use super::uart::Uart;
 use crate::interrupt::post::{post, post_nmi};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 use crate::vm::{Ask, VcpuShared, Vm};
 use alloc::collections::VecDeque;
 use arch::pci::Width;
@@ -75,13 +75,9 @@ impl Devices {
     /// A read of `size` bytes at a port; `None` where nobody answers.
     pub fn port_read(&self, vm: &Vm, port: u16, size: u8) -> Option<u32> {
         let byte = match port {
-            COM1_PORT..=COM1_LAST => self.with_com1(vm, |com1| {
-                let byte = com1.uart.read(port - COM1_PORT);
-                com1.refill();
-                byte
-            }),
+            COM1_PORT..=COM1_LAST => self.com1_read(vm, port - COM1_PORT),
             power::SLEEP_STATUS_PORT => power::read(port),
-            PCI_CONFIG_ADDRESS..=PCI_CONFIG_LAST => return self.pci.lock().port_read(port, size),
+            PCI_CONFIG_ADDRESS..=PCI_CONFIG_LAST => return self.pci_port_read(port, size),
             _ if self.has_pit => pit::read(port)?,
             _ => return None,
         };
@@ -94,10 +90,7 @@ impl Devices {
         let byte = value as u8;
         match port {
             COM1_PORT..=COM1_LAST => {
-                self.with_com1(vm, |com1| {
-                    com1.uart.write(port - COM1_PORT, byte, &mut |byte| vm.print(byte));
-                    com1.refill();
-                });
+                self.com1_write(vm, port - COM1_PORT, byte);
                 Some(Effect::Nothing)
             }
             power::RESET_PORT | power::SLEEP_CONTROL_PORT | power::SLEEP_STATUS_PORT => {
@@ -108,12 +101,40 @@ impl Devices {
                 })
             }
             PCI_CONFIG_ADDRESS..=PCI_CONFIG_LAST => {
-                let done = self.pci.lock().port_write(port, size, value, &pci_vcpus(vm));
-                done.map(|()| Effect::Nothing)
+                self.pci_port_write(vm, port, size, value).map(|()| Effect::Nothing)
             }
             _ if self.has_pit => pit::write(port, byte).map(|()| Effect::Nothing),
             _ => None,
         }
+    }
+
+    // Out of line, so that other ports do not pay for the registers that these save.
+
+    #[inline(never)]
+    fn com1_read(&self, vm: &Vm, offset: u16) -> u8 {
+        self.with_com1(vm, |com1| {
+            let byte = com1.uart.read(offset);
+            com1.refill();
+            byte
+        })
+    }
+
+    #[inline(never)]
+    fn com1_write(&self, vm: &Vm, offset: u16, byte: u8) {
+        self.with_com1(vm, |com1| {
+            com1.uart.write(offset, byte, &mut |byte| vm.print(byte));
+            com1.refill();
+        });
+    }
+
+    #[inline(never)]
+    fn pci_port_read(&self, port: u16, size: u8) -> Option<u32> {
+        self.pci.lock().port_read(port, size)
+    }
+
+    #[inline(never)]
+    fn pci_port_write(&self, vm: &Vm, port: u16, size: u8, value: u32) -> Option<()> {
+        self.pci.lock().port_write(port, size, value, &pci_vcpus(vm))
     }
 
     /// A 32-bit read of the virtual IOAPIC's page.
@@ -123,20 +144,11 @@ impl Devices {
 
     /// A 32-bit write to the virtual IOAPIC's page.
     pub fn ioapic_write(&self, vm: &Vm, offset: u16, value: u32) {
-        let mut messages = ArrayVec::<Message, 24>::new();
-        {
-            let mut ioapic = self.ioapic.lock();
-            let written = ioapic.write(offset, value);
-            for pin in written.reassert {
-                messages.extend(ioapic.reassert(pin));
-            }
-            if let Some(changed) = written.changed {
-                // Under the lock: two vCPUs that program the pin must leave the real one as the
-                // virtual one.
-                pit::pin_changed(vm, changed);
-            }
+        let mut ioapic = self.ioapic.lock();
+        let written = ioapic.write(offset, value);
+        if !written.is_nothing() {
+            follow(vm, ioapic, written);
         }
-        messages.into_iter().for_each(|message| deliver(vm, message));
     }
 
     /// Resets the assigned functions: no DMA and no interrupt comes from them any more.
@@ -145,21 +157,25 @@ impl Devices {
     }
 
     /// A read at a byte offset of PCI configuration space.
+    #[inline(never)]
     pub fn ecam_read(&self, offset: u64, width: Width) -> u64 {
         self.pci.lock().ecam_read(offset, width)
     }
 
     /// A write at a byte offset of PCI configuration space.
+    #[inline(never)]
     pub fn ecam_write(&self, vm: &Vm, offset: u64, width: Width, value: u64) {
         self.pci.lock().ecam_write(offset, width, value, &pci_vcpus(vm));
     }
 
     /// A read of a PCI function's memory that is not mapped; `None` if no function has it.
+    #[inline(never)]
     pub fn pci_read(&self, gpa: u64, width: Width) -> Option<u64> {
         self.pci.lock().memory_read(gpa, width)
     }
 
     /// A write to a PCI function's memory that is not mapped; `None` if no function has it.
+    #[inline(never)]
     pub fn pci_write(&self, vm: &Vm, gpa: u64, width: Width, value: u64) -> Option<()> {
         self.pci.lock().memory_write(gpa, width, value, &pci_vcpus(vm))
     }
@@ -240,6 +256,22 @@ const fn passed_pins(has_pit: bool) -> u32 {
 fn pci_vcpus(vm: &Vm) -> pci::Vcpus {
     let logical = vm.vcpus.iter().map(VcpuShared::xapic_logical).collect();
     pci::Vcpus { logical, xapic: vm.in_xapic() }
+}
+
+/// Carries out what a write to the virtual IOAPIC leads to.
+#[cold]
+fn follow(vm: &Vm, ioapic: MutexGuard<'_, Ioapic>, written: Written) {
+    let mut messages = ArrayVec::<Message, 24>::new();
+    for pin in written.reassert {
+        messages.extend(ioapic.reassert(pin));
+    }
+    if let Some(changed) = written.changed {
+        // Under the lock: two vCPUs that program the pin must leave the real one as the virtual
+        // one.
+        pit::pin_changed(vm, changed);
+    }
+    drop(ioapic);
+    messages.into_iter().for_each(|message| deliver(vm, message));
 }
 
 /// The vCPUs that an IOAPIC message is for.

@@ -174,6 +174,12 @@ pub struct Written {
 
 impl Written {
     const NOTHING: Self = Self { changed: None, reassert: PinSet::EMPTY };
+
+    /// Whether the write was over when the register had its value, as nearly all are.
+    #[inline]
+    pub const fn is_nothing(&self) -> bool {
+        self.changed.is_none() && self.reassert.is_empty()
+    }
 }
 
 /// The IOAPIC.

@@ -7,7 +7,7 @@ use crate::sync::Ordering;
 use crate::vcpu::Vcpu;
 use crate::vm::walk::{PagingState, ReadPhys, translate};
 use crate::vm::window;
-use arch::virt::{Backend, IoAccess, StringIo};
+use arch::virt::Backend;
 
 const WINDOW_PORT: u16 = 0x0BE0;
 const RFLAGS_DF: u64 = 1 << 10;
@@ -17,8 +17,8 @@ const RFLAGS_DF: u64 = 1 << 10;
 pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>) {
     vcpu.shared.stats.count(ExitKind::Io);
     let access = vcpu.backend.io_access();
-    if let Some(string) = access.string {
-        string_io(vcpu, access, string);
+    if access.string.is_some() {
+        string_io(vcpu);
         return;
     }
     let mask = mask(access.size);
@@ -76,7 +76,10 @@ fn write<B: Backend>(vcpu: &mut Vcpu<B>, port: u16, size: u8, value: u32) {
 /// INS and OUTS, one element per exit: a repeated one stays on its instruction until RCX is used
 /// up, so that interrupts and kicks come between.
 #[cold]
-fn string_io<B: Backend>(vcpu: &mut Vcpu<B>, access: IoAccess, string: StringIo) {
+fn string_io<B: Backend>(vcpu: &mut Vcpu<B>) {
+    // Read anew, so that plain accesses need not keep theirs in memory.
+    let access = vcpu.backend.io_access();
+    let Some(string) = access.string else { return };
     if vcpu.backend.cpl() != 0 {
         // The walk below does not check user rights: INS must not write a kernel's pages for a
         // program that was given ports.
