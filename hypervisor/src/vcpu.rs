@@ -295,6 +295,7 @@ impl<B: Backend> Vcpu<B> {
     /// Puts the virtual LAPIC into another mode. The physical one stays in x2APIC mode and keeps
     /// what it holds (requirement A6, S4); its registers as MSRs are the guest's in x2APIC mode
     /// only.
+    #[inline(never)]
     pub fn set_apic_mode(&mut self, mode: ApicMode) {
         self.apic.mode = mode;
         self.shared.set_xapic(mode == ApicMode::Xapic);

@@ -1,7 +1,6 @@
 //! RDMSR and WRMSR exits: the table of [`super::msr_policy`] carried out.
 
-use super::cpuid::Vendor;
-use super::msr_policy::{Kind, Once, Read, Write, lookup};
+use super::msr_policy::{Kind, Once, Read, Row, Write, common_row, lookup};
 use crate::interrupt::ipi;
 use crate::stats::ExitKind;
 use crate::vcpu::Vcpu;
@@ -53,8 +52,14 @@ fn finish<B: Backend>(vcpu: &mut Vcpu<B>, done: Result<(), Gp>) {
     }
 }
 
-fn vendor() -> Vendor {
-    crate::boot::vendor()
+#[inline(always)]
+fn row(index: u32) -> Option<&'static Row> {
+    common_row(index).or_else(|| lookup_here(index))
+}
+
+#[cold]
+fn lookup_here(index: u32) -> Option<&'static Row> {
+    lookup(crate::boot::vendor(), index)
 }
 
 /// x2APIC registers exist in x2APIC mode only.
@@ -67,22 +72,15 @@ fn write_by_table<B: Backend>(vcpu: &mut Vcpu<B>, index: u32, value: u64) -> Res
     if hidden(vcpu, index) {
         return Err(Gp);
     }
-    let Some(row) = lookup(vendor(), index) else {
+    let Some(row) = row(index) else {
         unknown(vcpu, "WRMSR", index);
         return Err(Gp);
     };
     match row.write {
         Write::Ignore => Ok(()),
         Write::IgnoreLogOnce(what) => {
-            // The flag starts anew with each INIT, which a guest can send as often as it likes.
-            if vcpu.msrs.log_now(what) && crate::rate_limit::UNKNOWN_MSR.allow() {
-                let (register, why) = match what {
-                    Once::Tsc => ("the TSC", "offset 0 keeps deadlines right"),
-                    Once::TscAdjust => ("TSC_ADJUST", "offset 0 keeps deadlines right"),
-                    Once::DebugCtl => ("DEBUGCTL", "there are no branch records"),
-                };
-                let (vm, id) = (&vcpu.vm.config.name, vcpu.shared.id);
-                log::info!("vm {vm} vCPU {id}: its write to {register} is dropped ({why})");
+            if vcpu.msrs.log_now(what) {
+                dropped(vcpu, what);
             }
             Ok(())
         }
@@ -126,6 +124,7 @@ fn emulated_write<B: Backend>(
     }
 }
 
+#[inline(never)]
 fn write_efer<B: Backend>(vcpu: &mut Vcpu<B>, value: u64) -> Result<(), Gp> {
     let now = vcpu.backend.control_registers();
     let paging = now.cr0 & arch::cpu::CR0_PG != 0;
@@ -141,7 +140,7 @@ fn read_by_table<B: Backend>(vcpu: &mut Vcpu<B>, index: u32) -> Result<u64, Gp> 
     if hidden(vcpu, index) {
         return Err(Gp);
     }
-    let Some(row) = lookup(vendor(), index) else {
+    let Some(row) = row(index) else {
         unknown(vcpu, "RDMSR", index);
         return Err(Gp);
     };
@@ -161,6 +160,21 @@ fn read_by_table<B: Backend>(vcpu: &mut Vcpu<B>, index: u32) -> Result<u64, Gp> 
         },
         Read::Pass | Read::Gp => Err(Gp),
     }
+}
+
+#[cold]
+fn dropped<B: Backend>(vcpu: &Vcpu<B>, what: Once) {
+    // The caller's flag starts anew with each INIT, which a guest can send as often as it likes.
+    if !crate::rate_limit::UNKNOWN_MSR.allow() {
+        return;
+    }
+    let (register, why) = match what {
+        Once::Tsc => ("the TSC", "offset 0 keeps deadlines right"),
+        Once::TscAdjust => ("TSC_ADJUST", "offset 0 keeps deadlines right"),
+        Once::DebugCtl => ("DEBUGCTL", "there are no branch records"),
+    };
+    let (vm, id) = (&vcpu.vm.config.name, vcpu.shared.id);
+    log::info!("vm {vm} vCPU {id}: its write to {register} is dropped ({why})");
 }
 
 #[cold]

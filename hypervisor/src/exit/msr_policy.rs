@@ -3,7 +3,7 @@
 //! The rows are in `msr_policy/table.rs`; a register without a row is #GP, which the caller logs at
 //! a limited rate. [`MsrState`] holds what a vCPU has written to the registers that only remember.
 //!
-//! Callers: the MSR exit ([`lookup`], [`MsrState`]) and both backends' bitmaps ([`passes`]). No
+//! Callers: the MSR exit ([`common_row`], [`lookup`], [`MsrState`]) and both backends' bitmaps ([`passes`]). No
 //! locks. SDM vol. 4, APM vol. 2 appendix A.
 
 mod state;
@@ -14,7 +14,7 @@ mod tests;
 use super::cpuid::Vendor;
 use arch_defs::apic::LvtRegister;
 pub use state::{Gp, MsrState};
-use table::{TABLE, X2APIC};
+use table::{LOW, TABLE};
 
 /// What RDMSR does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,13 +112,15 @@ pub struct Row {
     pub write: Write,
 }
 
+/// The row of a register that has one for both vendors, as nearly all have: the short way.
+#[inline(always)]
+pub fn common_row(msr: u32) -> Option<&'static Row> {
+    let row = TABLE.get(usize::from(*LOW.get(msr as usize)?))?;
+    (row.vendor.is_none() && row.first <= msr).then_some(row)
+}
+
 /// The row of a register; none: #GP, and worth a line in the log.
-#[inline]
 pub fn lookup(vendor: Vendor, msr: u32) -> Option<&'static Row> {
-    // The ICR is the register that a busy guest exits for: x2APIC rows are found by number.
-    if let Some(&place) = X2APIC.get(msr.wrapping_sub(table::X2APIC_FIRST) as usize) {
-        return TABLE.get(usize::from(place));
-    }
     search(msr).find(|row| row.vendor.is_none_or(|only| only == vendor))
 }
 

@@ -176,28 +176,18 @@ pub(super) static TABLE: &[Row] = &[
     row(0xC001_102A, ZERO, Write::Ignore).only(AMD),
 ];
 
-/// First register of [`X2APIC`].
-pub(super) const X2APIC_FIRST: u32 = 0x800;
-/// Stands for "no row": a place that is not in the table.
-const NO_ROW: u8 = 0xFF;
-
-/// Place in the table of each x2APIC register from 0x800 on, made from the table.
-pub(super) static X2APIC: [u8; 0x54] = {
-    let table = TABLE;
-    let mut index = [NO_ROW; 0x54];
-    let mut place = 0;
-    while place < table.len() {
-        let mut msr = table[place].first;
-        while msr <= table[place].last {
-            if msr >= X2APIC_FIRST && msr < X2APIC_FIRST + 0x54 {
-                index[(msr - X2APIC_FIRST) as usize] = place as u8;
-                // The index has no room for vendors.
-                assert!(table[place].vendor.is_none());
-            }
-            msr += 1;
+/// For each register up to the last one of the x2APIC, the place of the first row that does not end
+/// before it: an exit finds its row without a search. Made from the table.
+pub(super) static LOW: [u8; 0x854] = {
+    assert!(TABLE.len() <= u8::MAX as usize);
+    let mut index = [0; 0x854];
+    let (mut msr, mut place) = (0, 0);
+    while msr < index.len() {
+        while place < TABLE.len() && (TABLE[place].last as usize) < msr {
+            place += 1;
         }
-        place += 1;
+        index[msr] = place as u8;
+        msr += 1;
     }
-    assert!(table.len() < NO_ROW as usize);
     index
 };
