@@ -149,20 +149,25 @@ const fn alu_of(field: u8) -> Option<Alu> {
 
 const CMP_FIELD: u8 = 7;
 
-/// The form that drivers use: a 32- or 64-bit MOV between a register and memory, with at most a REX
-/// prefix. It takes a fifth of the instructions of the general way, which handles it as well.
+/// The forms that drivers use: a 32- or 64-bit MOV between a register and memory, or of a constant to
+/// memory (an EOI), with at most a REX prefix. They take a fifth of the instructions of the general
+/// way, which handles them as well.
 #[inline(always)]
 fn plain_mov(bytes: &[u8], mode: CodeSize) -> Option<MmioInsn> {
     const STORE: u8 = 0x89;
     const LOAD: u8 = 0x8B;
+    const STORE_CONSTANT: u8 = 0xC7;
     // REX, opcode, ModRM, SIB.
     let first: &[u8; 4] = bytes.first_chunk()?;
     let has_rex = mode == CodeSize::Bits64 && first[0] & 0xF0 == 0x40;
     let rex = if has_rex { first[0] } else { 0 };
     let [opcode, modrm, sib] =
         if has_rex { [first[1], first[2], first[3]] } else { [first[0], first[1], first[2]] };
+    let field = modrm >> 3 & 7;
+    let constant = opcode == STORE_CONSTANT && field == 0;
     let register_form = modrm >> 6 == 3;
-    if (opcode != STORE && opcode != LOAD) || register_form || mode == CodeSize::Bits16 {
+    if (opcode != STORE && opcode != LOAD && !constant) || register_form || mode == CodeSize::Bits16
+    {
         return None;
     }
     let has_sib = modrm & 7 == 4;
@@ -172,29 +177,41 @@ fn plain_mov(bytes: &[u8], mode: CodeSize) -> Option<MmioInsn> {
         1 => 1,
         _ => 4,
     };
-    let len = 2 + u8::from(has_rex) + u8::from(has_sib) + displacement;
-    if usize::from(len) > bytes.len() {
+    let end = 2 + u8::from(has_rex) + u8::from(has_sib) + displacement;
+    let width = if rex & REX_W != 0 { Width::Quad } else { Width::Double };
+    if constant {
+        let value = *bytes.get(end.into()..)?.first_chunk()?;
+        let value = i64::from(i32::from_le_bytes(value)) as u64 & width.mask();
+        let op = MmioOp::Store { source: Source::Imm(value) };
+        return Some(MmioInsn { len: end + 4, width, op });
+    }
+    if usize::from(end) > bytes.len() {
         return None;
     }
-    let reg = Reg { index: (rex & REX_R) << 1 | modrm >> 3 & 7, high: false };
-    let width = if rex & REX_W != 0 { Width::Quad } else { Width::Double };
+    let reg = Reg { index: (rex & REX_R) << 1 | field, high: false };
     let op = if opcode == LOAD {
         MmioOp::Load { reg, into: width, sign: false }
     } else {
         MmioOp::Store { source: Source::Reg(reg) }
     };
-    Some(MmioInsn { len, width, op })
+    Some(MmioInsn { len: end, width, op })
 }
 
 /// Decodes the instruction at the start of `bytes` (at most the first 15 are looked at).
 ///
 /// # Errors
 /// See [`DecodeError`].
-#[inline]
+#[inline(always)]
 pub fn decode(bytes: &[u8], mode: CodeSize) -> Result<MmioInsn, DecodeError> {
-    if let Some(insn) = plain_mov(bytes, mode) {
-        return Ok(insn);
+    match plain_mov(bytes, mode) {
+        Some(insn) => Ok(insn),
+        None => decode_any(bytes, mode),
     }
+}
+
+/// The general way.
+#[inline(never)]
+fn decode_any(bytes: &[u8], mode: CodeSize) -> Result<MmioInsn, DecodeError> {
     let mut cursor = Cursor { bytes, at: 0 };
     let (prefix, opcode) = prefixes(&mut cursor, mode)?;
     let Prefixes { rex, repeat, operand, address, .. } = prefix;
