@@ -156,6 +156,21 @@ impl Block {
         Some(unsafe { self.start.as_ptr().add(offset as usize).cast::<u64>().read_volatile() })
     }
 
+    /// Reads bytes at a byte offset; false, and nothing read, if one of them is outside the block.
+    #[inline(always)]
+    pub fn get_bytes(&self, offset: u64, bytes: &mut [u8]) -> bool {
+        let inside = self.len.checked_sub(bytes.len() as u64).is_some_and(|last| offset <= last);
+        if inside {
+            // SAFETY: the bounds were checked; the slice is not inside the block, since nobody holds
+            // Rust references into blocks.
+            unsafe {
+                let from = self.start.as_ptr().add(offset as usize);
+                core::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len());
+            }
+        }
+        inside
+    }
+
     /// Writes bytes at a byte offset.
     ///
     /// # Panics
