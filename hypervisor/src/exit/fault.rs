@@ -121,7 +121,7 @@ fn render<B: Backend>(
         report.cs, report.rip, report.rflags, report.interruptibility
     )?;
     writeln!(out, "  cr0 {:#x}  cr3 {:#x}  cr4 {:#x}  efer {:#x}", c.cr0, c.cr3, c.cr4, c.efer)?;
-    let paging = PagingState { cr0: c.cr0, cr3: c.cr3, cr4: c.cr4, efer: c.efer };
+    let paging = PagingState::from(c);
     let mut bytes = [0; 15];
     let got = fetch(&vcpu.vm.ram, &paging, vcpu.backend.linear_rip(), &mut bytes);
     write!(out, "  instruction bytes:")?;

@@ -96,9 +96,7 @@ fn string_io<B: Backend>(vcpu: &mut Vcpu<B>) {
         vcpu.backend.skip_instruction();
         return;
     }
-    let control = vcpu.backend.control_registers();
-    let paging =
-        PagingState { cr0: control.cr0, cr3: control.cr3, cr4: control.cr4, efer: control.efer };
+    let paging = PagingState::from(vcpu.backend.control_registers());
     // Byte by byte: an element may lie across two pages whose frames are not neighbours.
     let mut frames = [0_u64; 4];
     for (linear, gpa) in (string.linear..).zip(frames.iter_mut().take(usize::from(access.size))) {

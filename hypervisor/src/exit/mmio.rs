@@ -9,9 +9,9 @@ use crate::interrupt::xapic;
 use crate::stats::ExitKind;
 use crate::sync::Ordering;
 use crate::vcpu::Vcpu;
-use crate::vm::walk::{PagingState, fetch};
+use crate::vm::walk::fetch;
 use arch::pci::Width as PciWidth;
-use arch::virt::{Backend, ControlRegisters, Reg, SecondStageFault};
+use arch::virt::{Backend, ReadCode, Reg, SecondStageFault};
 use arch_defs::apic::ApicMode;
 use arch_defs::insn::{
     CodeSize, MmioInsn, MmioOp, Reg as InsnReg, Source, Width, decode, extend, merge_register,
@@ -76,7 +76,7 @@ pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, fault: SecondStageFault, in_delive
         _ => CodeSize::Bits16,
     };
     let mut bytes = [0; 15];
-    let mut got = fetch(&vcpu.vm.ram.near(), &paging(state.control), state.linear_rip, &mut bytes);
+    let mut got = fetch(&vcpu.vm.ram.near(), &state.control.into(), state.linear_rip, &mut bytes);
     if got < bytes.len() {
         got = fetch_anywhere(vcpu, &mut bytes);
     }
@@ -90,18 +90,11 @@ pub fn handle<B: Backend>(vcpu: &mut Vcpu<B>, fault: SecondStageFault, in_delive
     }
 }
 
-/// What it takes to fetch the current instruction.
-#[inline(always)]
-fn paging(control: ControlRegisters) -> PagingState {
-    PagingState { cr0: control.cr0, cr3: control.cr3, cr4: control.cr4, efer: control.efer }
-}
-
 /// The fetch again, over all of the VM's RAM. The state is read anew, so that the short way need
 /// not keep it in memory.
 #[cold]
 fn fetch_anywhere<B: Backend>(vcpu: &Vcpu<B>, bytes: &mut [u8; 15]) -> usize {
-    let state = vcpu.backend.fetch_state();
-    fetch(&vcpu.vm.ram, &paging(state.control), state.linear_rip, bytes)
+    vcpu.vm.read_code(&vcpu.backend.fetch_state(), bytes)
 }
 
 fn register<B: Backend>(vcpu: &mut Vcpu<B>, reg: InsnReg, width: Width) -> u64 {

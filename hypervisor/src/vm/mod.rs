@@ -261,8 +261,7 @@ impl Vm {
 
 impl ReadCode for Vm {
     fn read_code(&self, state: &FetchState, bytes: &mut [u8; 15]) -> usize {
-        let c = state.control;
-        let paging = PagingState { cr0: c.cr0, cr3: c.cr3, cr4: c.cr4, efer: c.efer };
+        let paging = PagingState::from(state.control);
         fetch(&self.ram, &paging, state.linear_rip, bytes)
     }
 }

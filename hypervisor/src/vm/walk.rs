@@ -13,6 +13,8 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+use arch::virt::ControlRegisters;
+
 /// Guest memory by guest-physical address; anything that is not RAM of the VM is not readable.
 pub trait ReadPhys {
     /// The eight bytes at `gpa`, which is a multiple of 8.
@@ -34,6 +36,13 @@ pub struct PagingState {
     pub cr4: u64,
     /// EFER: LMA and NXE count.
     pub efer: u64,
+}
+
+impl From<ControlRegisters> for PagingState {
+    #[inline(always)]
+    fn from(control: ControlRegisters) -> Self {
+        Self { cr0: control.cr0, cr3: control.cr3, cr4: control.cr4, efer: control.efer }
+    }
 }
 
 /// Why there is no translation. Levels count from 1, the last table, to 5.
