@@ -85,10 +85,13 @@ pub fn enable<A: ConfigAccess + ?Sized>(
     (0..)
         .zip(vfs)
         .map(|(vf, bdf)| {
-            if !Function::new(access, bdf).answers() {
+            let own = Function::new(access, bdf);
+            if !own.answers() {
                 function.write_u16(at + offset::CONTROL, 0);
                 return Err(Why::Absent);
             }
+            // By the specification a VF has no memory bit and needs none; QEMU's decode nothing without it.
+            own.enable_memory();
             let bars = first.iter().map(|&bar| vf_bar(bar, vf)).collect::<Result<_, _>>()?;
             Ok(VirtualFunction { bdf, vendor, device: sriov.vf_device, bars })
         })

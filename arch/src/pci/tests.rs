@@ -49,7 +49,7 @@ fn space(values: &[(u16, u32, u32)]) -> Space {
 fn vf() -> Space {
     space(&[
         (0, u32::MAX, 0),
-        (4, 0x0010_0000, 0x4),
+        (4, 0x0010_0000, 0x0406),
         (0x34, 0xA0, 0),
         (EXPRESS, 0x0002_0010, 0),
         (EXPRESS + 4, 0x1000_8000, 0),
@@ -258,6 +258,11 @@ fn virtual_functions_come_up_with_places_and_names() {
     assert_eq!(model.get(PF, SRIOV + 8), 0x19, "enabled, memory, ARI");
     assert_eq!(model.get(PORT, 0x68), 1 << 5, "the port forwards ARI");
     assert!(model.waited.get() >= 100_000);
+    assert_eq!(
+        model.get("0000:01:10.0", 4),
+        0x0010_0402,
+        "memory on, no interrupt pin, no DMA yet"
+    );
     // Its own vendor id reads as ones; it can be reset all the same.
     let vf = Function::new(&model, first.bdf);
     assert_eq!(reset::way(vf), Ok(Way::Express(EXPRESS)));
