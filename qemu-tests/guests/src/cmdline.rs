@@ -24,6 +24,8 @@ pub struct Options<'a> {
     pub cpus: usize,
     /// There is no hypervisor below.
     pub bare: bool,
+    /// The machine is QEMU's TCG, which leaves out some of what the manuals say.
+    pub tcg: bool,
     /// Seed of every random choice.
     pub seed: u64,
     /// How to end.
@@ -39,6 +41,7 @@ pub fn parse(line: &str, max_cpus: usize) -> Options<'_> {
         filter: "",
         cpus: 1,
         bare: false,
+        tcg: false,
         seed: 1,
         exit: Exit::Halt,
         tsc_hz: None,
@@ -50,6 +53,7 @@ pub fn parse(line: &str, max_cpus: usize) -> Options<'_> {
             "filter" => options.filter = value,
             "cpus" => options.cpus = value.parse().unwrap_or(1).clamp(1, max_cpus),
             "bare" => options.bare = true,
+            "tcg" => options.tcg = true,
             "seed" => options.seed = value.parse().unwrap_or(1),
             "exit" => {
                 options.exit = match value {
@@ -76,7 +80,8 @@ mod tests {
             parse("/boot/guest.elf exit=acpi boot=smp cpus=4 bare seed=77 filter=v4 tsc_hz=10", 8);
         assert_eq!(o.boot, "smp");
         assert_eq!((o.cpus, o.seed, o.tsc_hz), (4, 77, Some(10)));
-        assert_eq!((o.exit, o.bare, o.filter), (Exit::Acpi, true, "v4"));
+        assert_eq!((o.exit, o.bare, o.tcg, o.filter), (Exit::Acpi, true, false, "v4"));
+        assert!(parse("tcg", 8).tcg);
     }
 
     #[test]

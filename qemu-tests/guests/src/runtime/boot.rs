@@ -70,6 +70,7 @@ static INFO: Once = Once(UnsafeCell::new(BootInfo {
         filter: "",
         cpus: 1,
         bare: false,
+        tcg: false,
         seed: 1,
         exit: Exit::Halt,
         tsc_hz: None,
@@ -191,6 +192,7 @@ pub extern "sysv64" fn boot_cpu(magic: u64, address: u64) -> ! {
     );
     let started = catch::catch(|| {
         lapic::init(wants_xapic());
+        time::measure_lapic_timer();
         smp::start_all()
     });
     match started {

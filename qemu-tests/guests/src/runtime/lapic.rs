@@ -4,7 +4,7 @@
 use super::cpu::{self, IA32_APIC_BASE, IA32_TSC_DEADLINE, rdmsr, wrmsr};
 use super::irq::SPURIOUS;
 use super::smp::MAX_CPUS;
-use super::tables;
+use super::{tables, time};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 pub const ID: u32 = 0x02;
@@ -63,6 +63,8 @@ static XAPIC: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CP
 
 static AT_BOOT: AtomicBool = AtomicBool::new(false);
 
+static HAS_DEADLINE: AtomicBool = AtomicBool::new(false);
+
 /// Whether this CPU's LAPIC is in xAPIC mode.
 pub fn is_xapic() -> bool {
     XAPIC[tables::current()].load(Ordering::Relaxed)
@@ -108,6 +110,7 @@ pub fn init(xapic: bool) {
     let base = rdmsr(IA32_APIC_BASE);
     if tables::current() == 0 {
         AT_BOOT.store(base & BASE_X2APIC != 0, Ordering::Relaxed);
+        HAS_DEADLINE.store(cpu::cpuid(1, 0).ecx >> 24 & 1 != 0, Ordering::Relaxed);
     }
     if xapic && base & BASE_X2APIC != 0 {
         // From x2APIC to xAPIC the only legal way leads through "disabled".
@@ -217,11 +220,45 @@ pub fn arm(deadline: u64) {
     wrmsr(IA32_TSC_DEADLINE, deadline);
 }
 
-/// One-shot or periodic mode, divided by 1, counting down from `ticks` on the LAPIC's clock.
-pub fn count_timer(mode: u64, vector: u8, ticks: u32) {
+/// One-shot or periodic mode, divided by 1, for `units` of time.
+pub fn count_timer(mode: u64, vector: u8, units: u64) {
     write(TIMER_DIVIDE, 0b1011);
     write(LVT_TIMER, mode | u64::from(vector));
-    write(TIMER_INITIAL, u64::from(ticks));
+    write(TIMER_INITIAL, u64::from(time::counts(units)));
+}
+
+/// A timer that fires once on `vector` each time that `alarm` arms it: TSC-deadline mode where the CPU has it, else
+/// one-shot mode.
+pub fn alarm_timer(vector: u8) {
+    if has_deadline() {
+        deadline_timer(vector);
+    } else {
+        count_timer(ONE_SHOT, vector, 0);
+    }
+}
+
+/// Arms `alarm_timer` for `units` of time from now.
+pub fn alarm(units: u64) {
+    if has_deadline() {
+        arm(cpu::rdtsc() + time::ticks(units));
+    } else {
+        // A count of 0 would stop it.
+        write(TIMER_INITIAL, u64::from(time::counts(units).max(1)));
+    }
+}
+
+/// Arms `alarm_timer` so that it fires at once.
+pub fn alarm_now() {
+    if has_deadline() {
+        arm(1);
+    } else {
+        alarm(0);
+    }
+}
+
+/// Whether the timer has TSC-deadline mode: CPUID.1:ECX[24] at the start.
+pub fn has_deadline() -> bool {
+    HAS_DEADLINE.load(Ordering::Relaxed)
 }
 
 /// Stops the timer in any mode.

@@ -9,11 +9,22 @@ use crate::cmdline::Exit;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// What a test needs below it.
+/// What a test needs below it; it may need several things.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
     /// Any machine, bare or virtual.
     Machine,
+    /// A LAPIC timer that has TSC-deadline mode.
+    Deadline,
+    /// Whoever answers refuses what the manual calls illegal: Beeline, or a bare machine that is not TCG.
+    Strict,
+    /// An APIC that refuses vectors 0 to 15 in self-IPIs and from its timer; TCG's delivers them.
+    IllegalVectors,
+    /// A CPU that checks alignment where CR0.AM and EFLAGS.AC ask for it; TCG does not.
+    Alignment,
+    /// A machine whose clocks stand still while it does: an emulator that counts instructions, or a real one. TCG's timers
+    /// follow the host's clock, and edges that come while the host is busy merge.
+    Steady,
     /// Beeline: the test shows something that only a guest can see.
     Beeline,
     /// Beeline with its debug hooks.
@@ -25,31 +36,43 @@ pub enum Needs {
 pub struct TestEntry {
     pub name: &'static str,
     pub kind: &'static str,
-    pub needs: Needs,
+    pub needs: &'static [Needs],
     pub run: fn() -> Outcome,
 }
 
-/// Registers tests: `tests! { "kind", Machine: name, name }`. Their names also go, as `kind:name` lines, into the section
-/// `.beeline_names`, which the host reads for its `--list`.
+/// Registers tests: `tests! { "kind", Machine: name, name }`; several needs stand in brackets. Their names also go, as
+/// lines `kind:name need…`, into the section `.beeline_names`, which the host reads for its `--list`.
 macro_rules! tests {
-    ($kind:literal, $needs:ident: $($name:ident),+ $(,)?) => { $(
+    ($kind:literal, $needs:tt: $($name:ident),+ $(,)?) => {
+        $( $crate::runtime::registry::test! { $kind, $needs, $name } )+
+    };
+}
+pub(crate) use tests;
+
+/// Registers one of them.
+macro_rules! test {
+    ($kind:literal, [$($need:ident),+], $name:ident) => {
         const _: () = {
             use $crate::runtime::registry::{Needs, TestEntry};
             #[used]
             #[expect(unsafe_code, reason = "a link section is the registry")]
             #[unsafe(link_section = ".beeline_tests")]
             static ENTRY: TestEntry = TestEntry {
-                name: stringify!($name), kind: $kind, needs: Needs::$needs, run: $name,
+                name: stringify!($name), kind: $kind, needs: &[$(Needs::$need),+], run: $name,
             };
-            const LINE: &str = concat!($kind, ":", stringify!($name), "\n");
+            const LINE: &str =
+                concat!($kind, ":", stringify!($name) $(, " ", stringify!($need))+, "\n");
             #[used]
             #[expect(unsafe_code, reason = "a link section is the registry")]
             #[unsafe(link_section = ".beeline_names")]
             static NAME: [u8; LINE.len()] = $crate::runtime::registry::bytes(LINE);
         };
-    )+ };
+    };
+    ($kind:literal, $need:ident, $name:ident) => {
+        $crate::runtime::registry::test! { $kind, [$need], $name }
+    };
 }
-pub(crate) use tests;
+pub(crate) use test;
 
 /// A string as an array, for the names' section.
 pub const fn bytes<const N: usize>(line: &str) -> [u8; N] {
@@ -113,16 +136,31 @@ pub fn run_all() {
             .min_by_key(|(_, e)| e.name);
         let Some((index, entry)) = next else { break };
         last = entry.name;
-        if entry.needs != Needs::Machine && !hypercall::present() {
-            println!("# {} skipped: it needs the hypervisor", entry.name);
-        } else if entry.needs == Needs::Hooks && !hypercall::has_debug_hooks() {
-            println!("# {} skipped: it needs the debug hooks", entry.name);
-        } else {
-            CURRENT.store(index, Ordering::Relaxed);
-            run(entry);
+        match entry.needs.iter().find_map(missing) {
+            Some(what) => println!("# {} skipped: it needs {what}", entry.name),
+            None => {
+                CURRENT.store(index, Ordering::Relaxed);
+                run(entry);
+            }
         }
     }
     CURRENT.store(usize::MAX, Ordering::Relaxed);
+}
+
+/// The need in words, when it is not met.
+fn missing(need: &Needs) -> Option<&'static str> {
+    let (beeline, tcg) = (hypercall::present(), boot::options().tcg);
+    let (met, what) = match need {
+        Needs::Machine => (true, "a machine"),
+        Needs::Deadline => (lapic::has_deadline(), "a TSC-deadline timer"),
+        Needs::Strict => (beeline || !tcg, "somebody who refuses what is illegal"),
+        Needs::IllegalVectors => (!tcg, "an APIC that refuses vectors 0 to 15"),
+        Needs::Alignment => (!tcg, "a CPU that checks alignment"),
+        Needs::Steady => (!tcg, "clocks that stand still when it does"),
+        Needs::Beeline => (beeline, "the hypervisor"),
+        Needs::Hooks => (hypercall::has_debug_hooks(), "the debug hooks"),
+    };
+    (!met).then_some(what)
 }
 
 fn run(entry: &TestEntry) {

@@ -124,9 +124,9 @@ pub fn start(index: usize) -> Outcome {
     slot.state.store(IDLE, Ordering::SeqCst);
     AP_INDEX.store(index as u64, Ordering::SeqCst);
     AP_STACK.store(STACKS.0.get() as u64 + (STACK * (index + 1)) as u64, Ordering::SeqCst);
-    for _ in 0..2 {
+    for patience in [time::LONG / 10, time::LONG] {
         startup(index);
-        if time::wait(time::LONG / 10, || slot.online.load(Ordering::Acquire)) {
+        if time::wait(patience, || slot.online.load(Ordering::Acquire)) {
             return Ok(());
         }
     }

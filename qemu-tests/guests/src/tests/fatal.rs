@@ -3,7 +3,7 @@
 
 #![expect(unsafe_code, reason = "breaks the machine on purpose")]
 
-use crate::runtime::cpu::{self, rdtsc};
+use crate::runtime::cpu;
 use crate::runtime::registry::{detail, tests};
 use crate::runtime::serial::{self, println};
 use crate::runtime::text::{Outcome, ensure, fail};
@@ -81,7 +81,7 @@ fn s8_reset_by_port_cf9() -> Outcome {
 /// and the port write that closes it if that is counted.
 fn m1_measured_window() -> Outcome {
     const VECTOR: u8 = 0x6F;
-    lapic::deadline_timer(VECTOR);
+    lapic::alarm_timer(VECTOR);
     let before = irq::count(tables::current(), VECTOR);
     cpu::out8(0x0BE0, 1);
     for _ in 0..7 {
@@ -90,7 +90,7 @@ fn m1_measured_window() -> Outcome {
     cpu::sti();
     let mut lost = false;
     for i in 1..=100 {
-        lapic::arm(rdtsc() + 500);
+        lapic::alarm(500);
         lost |= !time::wait(time::LONG, || irq::count_here(VECTOR) - before >= i);
     }
     cpu::cli();

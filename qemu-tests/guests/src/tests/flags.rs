@@ -5,7 +5,7 @@
 use crate::runtime::cpu::{self, rdtsc};
 use crate::runtime::registry::{detail, tests};
 use crate::runtime::text::{Outcome, ensure, ensure_eq};
-use crate::runtime::{hypercall, irq, lapic, tables, time};
+use crate::runtime::{boot, hypercall, irq, lapic, tables, time};
 use core::arch::{asm, naked_asm};
 
 tests! { "up", Machine:
@@ -103,10 +103,12 @@ fn a5_sti_cli_takes_nothing() -> Outcome {
 }
 
 fn a5_mov_ss_shadow_covers_one_instruction() -> Outcome {
-    // MOV SS runs in the shadow of STI and casts its own.
+    // MOV SS runs in the shadow of STI and casts its own. The manual does not promise the second one (SDM 2B, MOV), and
+    // TCG has none.
+    let shadow = u64::from(boot::options().tcg);
     let seen =
         with_pending!("mov eax, ss", "sti", "mov ss, eax", "mov r9, r8", "mov r10, r8", "nop");
-    ensure_eq!(seen, (0, 1, 1), "plain instruction in the shadow (then, next, in all)");
+    ensure_eq!(seen, (shadow, 1, 1), "plain instruction in the shadow (then, next, in all)");
     let seen = with_pending!(
         "mov rsi, rbx",
         "mov eax, ss",
@@ -162,15 +164,21 @@ fn a5_cr8_is_the_tpr() -> Outcome {
     Ok(())
 }
 
+/// Ticks until an alarm may fire. A one-shot counts by another clock than the TSC, whose ratio is known to 2 %.
+pub fn earliest(units: u64) -> u64 {
+    let ticks = time::ticks(units);
+    if lapic::has_deadline() { ticks } else { ticks - ticks / 50 }
+}
+
 fn a5_hlt_wakes_once_per_interrupt() -> Outcome {
     const N: u64 = 1_000;
-    lapic::deadline_timer(VECTOR);
+    lapic::alarm_timer(VECTOR);
     let before = irq::count_here(VECTOR);
     let mut wakes = 0;
     let (exits, outcome) = hypercall::exits_of(|| {
         for i in 1..=N {
-            let due = rdtsc() + 700;
-            lapic::arm(due);
+            let due = rdtsc() + earliest(700);
+            lapic::alarm(700);
             while irq::count_here(VECTOR) - before < i {
                 cpu::sti_hlt();
                 cpu::cli();
@@ -189,12 +197,12 @@ fn a5_hlt_wakes_once_per_interrupt() -> Outcome {
 }
 
 fn a5_hlt_sleeps_through_what_tpr_blocks() -> Outcome {
-    lapic::deadline_timer(UPPER);
+    lapic::alarm_timer(UPPER);
     lapic::write(lapic::TPR, 0x60);
     let (low, up) = (irq::count_here(LOWER), irq::count_here(UPPER));
     lapic::self_ipi(LOWER);
-    let due = rdtsc() + 5_000;
-    lapic::arm(due);
+    let due = rdtsc() + earliest(5_000);
+    lapic::alarm(5_000);
     cpu::sti_hlt();
     cpu::cli();
     let woken = rdtsc();

@@ -7,7 +7,7 @@ use crate::runtime::lapic::*;
 use crate::runtime::random::Random;
 use crate::runtime::registry::{detail, tests};
 use crate::runtime::text::{Outcome, ensure, ensure_eq};
-use crate::runtime::{cpu, hypercall, irq, lapic, smp, tables, time};
+use crate::runtime::{boot, cpu, hypercall, irq, lapic, smp, tables, time};
 use core::arch::naked_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -37,10 +37,17 @@ fn reset() {
     TAKEN.store(0, Ordering::SeqCst);
 }
 
-/// Spins with IF = 1 until told to stop.
-fn spin_open() -> Outcome {
-    cpu::sti();
+/// Spins with IF = 1 until told to stop. Under TCG it sleeps: each CPU is a thread of the host, which may have fewer.
+fn stay_open() -> Outcome {
     READY.fetch_add(1, Ordering::SeqCst);
+    if boot::options().tcg {
+        while !STOP.load(Ordering::Relaxed) {
+            cpu::sti_hlt();
+            cpu::cli();
+        }
+        return Ok(());
+    }
+    cpu::sti();
     while !STOP.load(Ordering::Relaxed) {
         cpu::pause();
     }
@@ -147,7 +154,7 @@ fn v4_100000_ipis_cross_without_an_exit_of_the_receiver() -> Outcome {
     let receivers: [Option<smp::Running>; smp::MAX_CPUS] = {
         let mut started = [const { None }; smp::MAX_CPUS];
         for index in others.clone() {
-            started[index] = Some(smp::spawn(index, &spin_open)?);
+            started[index] = Some(smp::spawn(index, &stay_open)?);
         }
         started
     };
@@ -170,6 +177,9 @@ fn v4_100000_ipis_cross_without_an_exit_of_the_receiver() -> Outcome {
     });
     let received = exits_there() - before;
     STOP.store(true, Ordering::SeqCst);
+    for index in others.clone() {
+        lapic::send(index as u32, ASSERT | u64::from(irq::WAKE));
+    }
     outcome?;
     for receiver in receivers.into_iter().flatten() {
         receiver.wait(time::LONG)?;

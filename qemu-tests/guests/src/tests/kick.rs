@@ -68,7 +68,7 @@ pub struct Watch {
     pub woken: u64,
 }
 
-/// Starts the walk on the target, calls `round` about every 2,000 ticks until it says that all is over, stops the walk.
+/// Starts the walk on the target, calls `round` about every 2,000 units until it says that all is over, stops the walk.
 pub fn watch(
     walk: &[u64],
     patience: u64,
@@ -82,7 +82,7 @@ pub fn watch(
     let mut wake = || {
         let sleep = DEEP_SLEEP.load(Ordering::SeqCst);
         // One NMI per sleep; another one only if it came between the sleeper's last look and its HLT.
-        if sleep % 2 == 1 && cpu::rdtsc() - last > 20_000 {
+        if sleep % 2 == 1 && cpu::rdtsc() - last > time::ticks(20_000) {
             time::delay(1_500);
             if DEEP_SLEEP.load(Ordering::SeqCst) == sleep {
                 lapic::send(TARGET as u32, lapic::NMI | lapic::ASSERT);
@@ -103,7 +103,7 @@ pub fn watch(
         if running.is_done() {
             break Ok(true);
         }
-        if cpu::rdtsc() - start > patience {
+        if cpu::rdtsc() - start > time::ticks(patience) {
             break Err(Text::format(format_args!(
                 "the storm did not end in time: {} kicks posted, {} acknowledged",
                 hypercall::storm(POSTED),

@@ -6,16 +6,16 @@ use crate::runtime::lapic::{self, *};
 use crate::runtime::random::Random;
 use crate::runtime::registry::{detail, tests};
 use crate::runtime::text::{Outcome, ensure, ensure_eq};
-use crate::runtime::{cpu, hypercall, time};
+use crate::runtime::{boot, cpu, hypercall, time};
 
 tests! { "up", Machine:
     h3_dangerous_delivery_modes_read_back_and_do_nothing,
-    h3_lvt_reserved_bits_fault,
     h3_timer_entry_is_the_guests,
-    s2_timer_with_vectors_0_to_15_raises_nothing,
     s2_random_lvt_writes_raise_nothing,
     d9_soft_disable_masks_and_comes_back,
 }
+tests! { "up", Strict: h3_lvt_reserved_bits_fault }
+tests! { "up", IllegalVectors: s2_timer_with_vectors_0_to_15_raises_nothing }
 // Bochs 2.7 by itself ignores the reserved bits of the low half.
 tests! { "up", Beeline: h3_lvt_reserved_low_bits_fault }
 
@@ -77,6 +77,9 @@ fn h3_lvt_reserved_low_bits_fault() -> Outcome {
 
 fn h3_timer_entry_is_the_guests() -> Outcome {
     for mode in [ONE_SHOT, PERIODIC, DEADLINE] {
+        if mode == DEADLINE && !lapic::has_deadline() {
+            continue;
+        }
         for mask in [0, MASKED] {
             let value = mode | mask | u64::from(VECTOR);
             lapic::write(LVT_TIMER, value);
@@ -85,23 +88,22 @@ fn h3_timer_entry_is_the_guests() -> Outcome {
     }
     // A masked timer runs and raises nothing.
     nothing_arrives("a masked one-shot", || {
-        lapic::write(TIMER_DIVIDE, 0b1011);
-        lapic::write(LVT_TIMER, ONE_SHOT | MASKED | u64::from(VECTOR));
-        lapic::write(TIMER_INITIAL, 50);
+        lapic::count_timer(ONE_SHOT | MASKED, VECTOR, 50);
         Ok(())
     })?;
-    nothing_arrives("a masked deadline", || {
-        lapic::write(LVT_TIMER, DEADLINE | MASKED | u64::from(VECTOR));
-        lapic::arm(1);
+    nothing_arrives("a masked alarm", || {
+        lapic::alarm_timer(VECTOR);
+        lapic::write(LVT_TIMER, lapic::read(LVT_TIMER) | MASKED);
+        lapic::alarm_now();
         Ok(())
     })
 }
 
 fn s2_timer_with_vectors_0_to_15_raises_nothing() -> Outcome {
     for vector in 0..16 {
-        nothing_arrives("a deadline with a vector below 16", || {
-            lapic::write(LVT_TIMER, DEADLINE | vector);
-            lapic::arm(1);
+        nothing_arrives("a timer with a vector below 16", || {
+            lapic::alarm_timer(vector);
+            lapic::alarm_now();
             Ok(())
         })?;
     }
@@ -128,15 +130,20 @@ fn s2_random_lvt_writes_raise_nothing() -> Outcome {
 }
 
 fn d9_soft_disable_masks_and_comes_back() -> Outcome {
+    let tcg = boot::options().tcg;
     lapic::write(LVT_TIMER, ONE_SHOT | u64::from(VECTOR));
     lapic::write(SVR, 0xFF);
     ensure_eq!(lapic::read(SVR), 0xFF, "SVR software-disabled");
-    for lvt in [LVT_TIMER, LVT_LINT0, LVT_LINT1, LVT_ERROR] {
+    // TCG leaves the entries as they are; the timer's passes, the others are Beeline's to mask.
+    let by_beeline =
+        [LVT_LINT0, LVT_LINT1, LVT_ERROR].into_iter().filter(|_| !tcg || hypercall::present());
+    for lvt in by_beeline.chain([LVT_TIMER].into_iter().filter(|_| !tcg)) {
         ensure!(lapic::read(lvt) & MASKED != 0, "LVT {lvt:#x} is not masked");
     }
     // While disabled a mask bit cannot be cleared.
     lapic::write(LVT_TIMER, ONE_SHOT | u64::from(VECTOR));
-    ensure!(lapic::read(LVT_TIMER) & MASKED != 0, "the timer's mask was cleared while disabled");
+    let masked = lapic::read(LVT_TIMER) & MASKED != 0;
+    ensure!(masked || tcg, "the timer's mask was cleared while disabled");
     lapic::write(SVR, 0x1FF);
     let before = irq::count_here(VECTOR);
     let (exits, ()) = hypercall::exits_of(|| {

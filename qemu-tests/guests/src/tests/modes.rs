@@ -5,8 +5,8 @@
 
 use crate::runtime::lapic;
 use crate::runtime::registry::{detail, tests};
-use crate::runtime::smp;
 use crate::runtime::text::{Outcome, ensure_eq};
+use crate::runtime::{cpu, smp, time};
 use core::arch::global_asm;
 
 tests! { "up", Machine: s8_round_trip_through_real_mode }
@@ -67,7 +67,10 @@ global_asm!(
     "movw $0x5678, %dx; inb %dx, %al; movb %al, {page} + trip_port - trip_low",
     "movl $0x83F, %ecx; movl ${vector}, %eax; xorl %edx, %edx; wrmsr",
     "sti; nop; nop; cli",
-    "rdtsc; addl $2000, %eax; adcl $0, %edx; movl $0x6E0, %ecx; wrmsr",
+    // The alarm: a deadline counts from now, a one-shot from 0.
+    "rdtsc; andl {page} + trip_from - trip_low, %eax; andl {page} + trip_from - trip_low, %edx",
+    "addl {page} + trip_alarm - trip_low, %eax; adcl $0, %edx",
+    "movl {page} + trip_timer - trip_low, %ecx; wrmsr",
     "2: sti; hlt; cli",
     "cmpb $2, {page} + trip_count - trip_low",
     "jb 2b",
@@ -88,6 +91,10 @@ global_asm!(
     ".align 8",
     "trip_rsp: .quad 0",
     "trip_vendor: .long 0",
+    ".global trip_from, trip_alarm, trip_timer",
+    "trip_from: .long 0",
+    "trip_alarm: .long 0",
+    "trip_timer: .long 0",
     "trip_count: .byte 0",
     "trip_port: .byte 0",
     "trip_faults: .byte 0",
@@ -147,15 +154,26 @@ fn round_trips(n: u64) -> Outcome {
     unsafe extern "C" {
         static trip_low: u8;
         static trip_low_end: u8;
+        static trip_from: u8;
+        static trip_alarm: u8;
+        static trip_timer: u8;
     }
     let start = &raw const trip_low;
     let length = (&raw const trip_low_end) as usize - start as usize;
-    lapic::deadline_timer(VECTOR);
+    let on_page = |label: *const u8| (PAGE + (label as u64 - start as u64)) as *mut u32;
+    lapic::alarm_timer(VECTOR);
+    let (from, alarm, timer) = match lapic::has_deadline() {
+        true => (u32::MAX, time::ticks(2_000) as u32, cpu::IA32_TSC_DEADLINE),
+        false => (0, time::counts(2_000), 0x800 + lapic::TIMER_INITIAL),
+    };
     for round in 0..n {
         // SAFETY: the page is free low memory; the code in it comes back with all registers that a callee must keep,
         // the tables and GS as before; nothing else runs on this CPU meanwhile.
         let seen = unsafe {
             core::ptr::copy_nonoverlapping(start, PAGE as *mut u8, length);
+            on_page(&raw const trip_from).write(from);
+            on_page(&raw const trip_alarm).write(alarm);
+            on_page(&raw const trip_timer).write(timer);
             mode_trip()
         };
         ensure_eq!(seen & 0xFF, 2, "interrupts taken in real mode, round {round}");

@@ -88,7 +88,7 @@ fn d4_nmi_is_blocked_in_its_handler_until_iret() -> Outcome {
     }
     irq::hook(irq::NMI, nesting);
     send_nmi(0);
-    let two = time::wait(time::LONG / 10, || ROUNDS.load(Ordering::SeqCst) >= 2);
+    let two = time::wait(time::LONG, || ROUNDS.load(Ordering::SeqCst) >= 2);
     time::delay(1_000);
     ensure!(two, "the NMI that waited for IRET was lost");
     ensure_eq!(ROUNDS.load(Ordering::SeqCst), 2, "handler runs for one NMI and two merged");
@@ -96,7 +96,7 @@ fn d4_nmi_is_blocked_in_its_handler_until_iret() -> Outcome {
     ROUNDS.store(0, Ordering::SeqCst);
     irq::hook(irq::NMI, unblocking);
     send_nmi(0);
-    let two = time::wait(time::LONG / 10, || ROUNDS.load(Ordering::SeqCst) >= 2);
+    let two = time::wait(time::LONG, || ROUNDS.load(Ordering::SeqCst) >= 2);
     ensure!(two, "the NMI that waited for an inner IRET was lost");
     let seen = (DEPTH.load(Ordering::SeqCst), DEEPEST.load(Ordering::SeqCst));
     ensure_eq!(seen, (1, 2), "handler runs before and after the inner IRET");
@@ -141,7 +141,7 @@ fn d4_nmis_across_arrive_once_each() -> Outcome {
         for i in 1..=N {
             time::delay(i % 53);
             send_nmi(index);
-            if !time::wait(time::LONG / 10, || irq::nmis(index) - before >= i) {
+            if !time::wait(time::LONG, || irq::nmis(index) - before >= i) {
                 lost = Some(i);
                 break;
             }
@@ -186,11 +186,11 @@ fn d4_nmi_by_shorthand_and_logical() -> Outcome {
     let sum = || others.clone().map(irq::nmis).sum::<u64>();
     let (here, there) = (irq::nmis(0), sum());
     lapic::send(0, lapic::TO_OTHERS | lapic::NMI | ASSERT);
-    time::wait(time::LONG / 10, || sum() - there >= n);
+    time::wait(time::LONG, || sum() - there >= n);
     time::delay(500);
     ensure_eq!((sum() - there, irq::nmis(0) - here), (n, 0), "NMIs by 'all but self'");
     lapic::send(2, lapic::LOGICAL | lapic::NMI | ASSERT);
-    time::wait(time::LONG / 10, || sum() - there > n);
+    time::wait(time::LONG, || sum() - there > n);
     time::delay(500);
     ensure_eq!((sum() - there, irq::nmis(0) - here), (n + 1, 0), "NMIs by logical id");
     Ok(())

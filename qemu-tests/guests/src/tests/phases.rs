@@ -6,7 +6,7 @@
 use crate::runtime::cpu::rdtsc;
 use crate::runtime::lapic::{self, ASSERT, TPR};
 use crate::runtime::text::{Outcome, ensure_eq};
-use crate::runtime::{cpu, irq, tables};
+use crate::runtime::{cpu, irq, tables, time};
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,8 +29,13 @@ const HANDLER: u8 = 0x6B;
 /// Odd while a CPU sleeps in `HALTED_IF_0`: whoever sees that sends it an NMI.
 pub static DEEP_SLEEP: AtomicU64 = AtomicU64::new(0);
 
-/// Spins for about `ticks` with IF as it is; the canaries must survive.
-fn spin(phase: u64, ticks: u64) -> Outcome {
+/// Two instructions each: about `units` where a tick is an instruction, and not far from it where it is not.
+fn rounds(units: u64) -> u64 {
+    time::ticks(units) / 2 + 1
+}
+
+/// Spins for about `units` with IF as it is; the canaries must survive.
+fn spin(phase: u64, units: u64) -> Outcome {
     const CANARY: [u64; 8] = [
         0x0123_4567_89AB_CDEF,
         0x1111_2222_3333_4444,
@@ -48,7 +53,7 @@ fn spin(phase: u64, ticks: u64) -> Outcome {
             "2:",
             "dec rcx",
             "jnz 2b",
-            inout("rcx") ticks / 2 + 1 => _,
+            inout("rcx") rounds(units) => _,
             inout("r15") NAME + phase => _,
             inout("rax") seen[0], inout("rdx") seen[1], inout("rsi") seen[2],
             inout("rdi") seen[3], inout("r8") seen[4], inout("r9") seen[5],
@@ -83,7 +88,7 @@ pub fn prepare() {
     irq::hook(irq::NMI, nmi_handler);
 }
 
-/// Ticks that the NMI handler stays in its phase; 0 for an ordinary one.
+/// Units that the NMI handler stays in its phase; 0 for an ordinary one.
 static NMI_STAY: AtomicU64 = AtomicU64::new(0);
 
 fn nmi_handler(_: &mut irq::Frame) {
@@ -94,12 +99,12 @@ fn nmi_handler(_: &mut irq::Frame) {
     }
 }
 
-/// Sleeps with IF = 1 until a timer interrupt `ticks` away; a wake-up without it is legal and goes back to sleep.
-fn halted(ticks: u64) {
+/// Sleeps with IF = 1 until a timer interrupt `units` away; a wake-up without it is legal and goes back to sleep.
+fn halted(units: u64) {
     let counter = irq::counter(tables::current(), TIMER);
     let before = counter.load(Ordering::SeqCst);
-    lapic::deadline_timer(TIMER);
-    lapic::arm(rdtsc() + ticks);
+    lapic::alarm_timer(TIMER);
+    lapic::alarm(units);
     // SAFETY: R15 is the loop's own; handlers restore all registers; IF is 0 again at the end.
     unsafe {
         asm!(
@@ -136,8 +141,8 @@ fn halted_if_0() {
     DEEP_SLEEP.fetch_add(1, Ordering::SeqCst);
 }
 
-/// An interrupt whose handler stays for `ticks`.
-fn in_handler(ticks: u64) {
+/// An interrupt whose handler stays for `units`.
+fn in_handler(units: u64) {
     // SAFETY: the handler changes the listed registers only; it uses RCX from here as its counter.
     unsafe {
         asm!(
@@ -150,16 +155,16 @@ fn in_handler(ticks: u64) {
             "nop",
             "nop",
             "cli",
-            inout("rcx") ticks / 2 + 1 => _,
+            inout("rcx") rounds(units) => _,
             inout("eax") u32::from(HANDLER) => _,
             out("rdx") _, out("r8") _, out("r15") _,
         );
     }
 }
 
-/// A chain of trapped instructions for at least `ticks`, with some of the guest's own between them, so that kicks hit both.
-fn exits(ticks: u64) {
-    let end = rdtsc() + ticks;
+/// A chain of trapped instructions for at least `units`, with some of the guest's own between them, so that kicks hit both.
+fn exits(units: u64) {
+    let end = rdtsc() + time::ticks(units);
     while rdtsc() < end {
         // SAFETY: RBX is saved; the listed registers change; R15 is the loop's own.
         unsafe {
@@ -186,36 +191,35 @@ fn exits(ticks: u64) {
     }
 }
 
-/// Stays in `phase` for about `ticks`. IF is 0 before and after.
-pub fn stay(phase: u64, ticks: u64) -> Outcome {
+/// Stays in `phase` for about `units`. IF is 0 before and after.
+pub fn stay(phase: u64, units: u64) -> Outcome {
     match phase {
-        HALTED => halted(ticks),
+        HALTED => halted(units),
         HALTED_IF_0 => halted_if_0(),
-        IN_HANDLER => in_handler(ticks),
+        IN_HANDLER => in_handler(units),
         SPIN_TPR => {
             lapic::write(TPR, 0xF0);
             cpu::sti();
-            let outcome = spin(phase, ticks);
+            let outcome = spin(phase, units);
             cpu::cli();
             lapic::write(TPR, 0);
             outcome?;
         }
         SPIN_OPEN => {
             cpu::sti();
-            let outcome = spin(phase, ticks);
+            let outcome = spin(phase, units);
             cpu::cli();
             outcome?;
         }
-        EXITS => exits(ticks),
+        EXITS => exits(units),
         IN_NMI_HANDLER => {
-            NMI_STAY.store(ticks, Ordering::SeqCst);
+            NMI_STAY.store(units, Ordering::SeqCst);
             let before = irq::count_here(irq::NMI);
             lapic::send(lapic::id(), lapic::NMI | ASSERT);
-            let taken =
-                crate::runtime::time::wait(10 * ticks, || irq::count_here(irq::NMI) > before);
+            let taken = time::wait(10 * units, || irq::count_here(irq::NMI) > before);
             ensure_eq!(taken, true, "own NMI taken");
         }
-        _ => spin(phase, ticks)?,
+        _ => spin(phase, units)?,
     }
     Ok(())
 }

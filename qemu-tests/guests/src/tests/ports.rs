@@ -4,10 +4,10 @@
 
 use crate::runtime::catch::catch;
 use crate::runtime::cpu::{self, in8, in16, in32};
-use crate::runtime::hypercall;
 use crate::runtime::random::Random;
 use crate::runtime::registry::{detail, tests};
 use crate::runtime::text::{Outcome, ensure_eq};
+use crate::runtime::{boot, hypercall};
 use core::arch::asm;
 
 tests! { "up", Machine: s8_unclaimed_ports_read_as_ones }
@@ -20,7 +20,9 @@ tests! { "hostile-string", Beeline: s8_string_io_to_unclaimed_ports }
 const NOBODY: u16 = 0x5678;
 
 fn s8_unclaimed_ports_read_as_ones() -> Outcome {
-    for port in [NOBODY, 0x2F8, 0x1234, 0xABCD] {
+    // QEMU by itself reads an odd port's 16 bits as 0.
+    let odd = u16::from(hypercall::present() || !boot::options().tcg);
+    for port in [NOBODY, 0x2F8, 0x1234, 0xABCC + odd] {
         ensure_eq!(in8(port), 0xFF, "8 bits of port {port:#x}");
         ensure_eq!(in16(port), 0xFFFF, "16 bits of port {port:#x}");
         ensure_eq!(in32(port), 0xFFFF_FFFF, "32 bits of port {port:#x}");

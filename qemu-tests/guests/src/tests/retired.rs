@@ -9,7 +9,7 @@ use crate::runtime::text::{Outcome, ensure_eq};
 use crate::runtime::{cpu, irq, lapic, tables};
 use core::arch::global_asm;
 
-tests! { "up", Machine: e3_d8_interrupt_retired_by_an_exception_handler_is_not_delivered_again }
+tests! { "up", Alignment: e3_d8_interrupt_retired_by_an_exception_handler_is_not_delivered_again }
 
 const VECTOR: u8 = 0x40;
 /// Where ring 3 leaves the scene.

@@ -1,7 +1,7 @@
 //! Interrupts that arrive while the hypervisor works for this CPU stay in IRR and are taken after the entry (A4).
 //! On a bare machine the same loops run without anybody in between.
 
-use crate::runtime::cpu::{self, cpuid, rdtsc};
+use crate::runtime::cpu::{self, cpuid};
 use crate::runtime::random::Random;
 use crate::runtime::registry::{detail, tests};
 use crate::runtime::text::{Outcome, ensure, ensure_eq};
@@ -15,14 +15,14 @@ tests! { "up", Machine:
 
 const VECTOR: u8 = 0x61;
 
-/// Sweeps the timer's expiry over a chain of CPUID exits, one tick further each time.
+/// Sweeps the timer's expiry over a chain of CPUID exits, 100 ns further each time.
 fn a4_timer_during_exits_is_never_lost() -> Outcome {
     const OFFSETS: u64 = 3_000;
-    lapic::deadline_timer(VECTOR);
+    lapic::alarm_timer(VECTOR);
     let before = irq::count_here(VECTOR);
     cpu::sti();
     for offset in 0..OFFSETS {
-        lapic::arm(rdtsc() + offset);
+        lapic::alarm(offset);
         for _ in 0..12 {
             cpuid(1, 0);
         }
@@ -36,10 +36,10 @@ fn a4_timer_during_exits_is_never_lost() -> Outcome {
 }
 
 fn a4_timer_during_exits_with_if_0_waits_in_irr() -> Outcome {
-    lapic::deadline_timer(VECTOR);
+    lapic::alarm_timer(VECTOR);
     for offset in (0..1_500).step_by(3) {
         let before = irq::count_here(VECTOR);
-        lapic::arm(rdtsc() + offset);
+        lapic::alarm(offset);
         for _ in 0..12 {
             cpuid(1, 0);
         }

@@ -77,7 +77,7 @@ fn s8_uart_loopback() -> Outcome {
         }
         for byte in [0x00, 0xFF, b'B', b'\n'] {
             out8(DATA, byte);
-            let ready = time::wait(time::LONG / 10, || in8(LSR) & DATA_READY != 0);
+            let ready = time::wait(time::LONG, || in8(LSR) & DATA_READY != 0);
             ensure!(ready, "byte {byte:#x} did not come back");
             ensure_eq!(in8(DATA), byte, "byte that came back");
             ensure_eq!(in8(LSR) & DATA_READY, 0, "data ready after the read");
@@ -109,7 +109,7 @@ fn a3_uart_interrupt_arrives_through_pin_4() -> Outcome {
         for i in 1..=20 {
             // The transmitter is empty, so enabling its interrupt raises it; reading IIR takes it back.
             out8(IER, THR_EMPTY);
-            let taken = time::wait(time::LONG / 10, || irq::count_here(VECTOR) - before >= i);
+            let taken = time::wait(time::LONG, || irq::count_here(VECTOR) - before >= i);
             let cause = in8(IIR) & 0xF;
             out8(IER, 0);
             ensure!(taken, "interrupt {i} was lost");
@@ -131,7 +131,7 @@ fn a3_uart_interrupt_with_if_0_waits() -> Outcome {
     let before = irq::count_here(VECTOR);
     with_interrupt(false, || {
         out8(IER, THR_EMPTY);
-        let requested = time::wait(time::LONG / 10, || crate::runtime::lapic::requested(VECTOR));
+        let requested = time::wait(time::LONG, || crate::runtime::lapic::requested(VECTOR));
         ensure!(requested, "not in IRR");
         ensure_eq!(irq::count_here(VECTOR) - before, 0, "taken with IF=0");
         cpu::take_pending();

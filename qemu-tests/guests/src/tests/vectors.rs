@@ -5,7 +5,7 @@
 use crate::runtime::irq::{self, Frame};
 use crate::runtime::registry::{detail, tests};
 use crate::runtime::text::{Outcome, ensure, ensure_eq};
-use crate::runtime::{cpu, hypercall, lapic, tables};
+use crate::runtime::{cpu, hypercall, lapic, tables, time};
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -58,9 +58,9 @@ fn a3_every_vector_arrives_as_itself_by_icr() -> Outcome {
 
 fn a3_every_vector_arrives_as_itself_by_timer() -> Outcome {
     every_vector(|vector| {
-        lapic::deadline_timer(vector);
-        lapic::arm(1);
-        crate::runtime::time::delay(50);
+        lapic::alarm_timer(vector);
+        lapic::alarm_now();
+        time::wait(time::LONG, || lapic::requested(vector));
     })
 }
 
