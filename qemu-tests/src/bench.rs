@@ -2,7 +2,7 @@
 //! machine, in one table. Figures are ticks of the TSC: instructions under Bochs.
 
 use crate::boot::{self, Lab};
-use crate::catalogue::{Boot, Expect, Extras, Guest};
+use crate::catalogue::{Beds, Boot, Expect, Extras, Guest};
 use crate::in_guest::Names;
 use crate::runner;
 use anyhow::Result;
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use tools::bed::{self, Bed};
+use tools::bed::{self, Bed, Pc};
 use tools::workspace::{Profile, Workspace};
 use tools::{image, setup};
 
@@ -23,6 +23,8 @@ const fn on(name: &'static str, kind: &'static str, guest: Guest, cpus: u32) -> 
             Guest::Bare => Expect::SomeTests,
             _ => Expect::Tests,
         },
+        beds: Beds::Any,
+        pc: Pc::PLAIN,
         model: "corei7_skylake_x",
         cpuid: "",
         cpus,
@@ -55,17 +57,17 @@ pub fn run(workspace: &Workspace, bed: Bed, filter: &str, jobs: usize) -> Result
     let _ours = workspace.lock("test")?;
     setup::host(workspace, &[bed])?;
     let names = Names::read(&image::test_guest(workspace)?)?;
-    let boots = runner::selected(BOOTS, &names, filter);
+    let boots = runner::selected(BOOTS, &[bed], &names, filter);
     // The figures of a release image.
     let files = runner::files(workspace, &boots, Profile::Release)?;
-    let lab = Lab { workspace, bed, files: &files, names: &names };
+    let lab = Lab { workspace, files: &files, names: &names };
     let next = AtomicUsize::new(0);
     let seen = Mutex::new((Vec::new(), BTreeMap::new()));
     thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
-                while let Some(boot) = boots.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let done = boot::carry_out(&lab, boot, filter);
+                while let Some((bed, boot)) = boots.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let done = boot::carry_out(&lab, *bed, boot, filter);
                     let Ok(mut seen) = seen.lock() else { return };
                     let (failures, rows) = &mut *seen;
                     match done {

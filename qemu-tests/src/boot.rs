@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 use tools::bed::session::{self, Console, End, Then};
-use tools::bed::{self, Bed, Machine};
+use tools::bed::{Bed, Machine, TIME0};
 use tools::iso;
 use tools::symbolise;
 use tools::workspace::Workspace;
@@ -44,8 +44,6 @@ pub struct Done {
 pub struct Lab<'a> {
     /// The repository.
     pub workspace: &'a Workspace,
-    /// The bed.
-    pub bed: Bed,
     /// What to boot.
     pub files: &'a Files,
     /// The tests inside the test guest.
@@ -54,14 +52,15 @@ pub struct Lab<'a> {
 
 /// The tests `boot` will report, by the names of their results.
 #[must_use]
-pub fn results(boot: &Boot, names: &Names) -> Vec<String> {
+pub fn results(bed: Bed, boot: &Boot, names: &Names) -> Vec<String> {
+    let own = boot.name_on(bed);
     match boot.expect {
         Expect::Tests | Expect::SomeTests | Expect::TestsAnd(_) => {
-            let inside = names.of(boot.kind).iter().map(|name| format!("{}::{name}", boot.name));
-            let check = matches!(boot.expect, Expect::TestsAnd(_)).then(|| boot.name.to_string());
+            let inside = names.of(boot.kind, bed).map(|name| format!("{own}::{name}"));
+            let check = matches!(boot.expect, Expect::TestsAnd(_)).then(|| own.clone());
             inside.chain(check).collect()
         }
-        _ => vec![boot.name.to_string()],
+        _ => vec![own],
     }
 }
 
@@ -69,12 +68,13 @@ pub fn results(boot: &Boot, names: &Names) -> Vec<String> {
 ///
 /// # Errors
 /// When the machine could not be prepared or started.
-pub fn carry_out(lab: &Lab<'_>, boot: &Boot, filter: &str) -> Result<Done> {
-    let dir = lab.workspace.beeline(&format!("test/{}", boot.name))?;
+pub fn carry_out(lab: &Lab<'_>, bed: Bed, boot: &Boot, filter: &str) -> Result<Done> {
+    let own = boot.name_on(bed);
+    let dir = lab.workspace.beeline(&format!("test/{own}"))?;
     // The guest knows its tests without the boot's name.
-    let inside = if boot.name.contains(filter) || filter.contains("::") { "" } else { filter };
-    let inside = filter.strip_prefix(&format!("{}::", boot.name)).unwrap_or(inside);
-    let entry = payload::entry(boot, lab.bed, lab.files, inside)?;
+    let inside = if own.contains(filter) || filter.contains("::") { "" } else { filter };
+    let inside = filter.strip_prefix(&format!("{own}::")).unwrap_or(inside);
+    let entry = payload::entry(boot, bed, lab.files, inside)?;
     let machine = Machine {
         iso: iso::make(&dir, &entry)?,
         dir: dir.clone(),
@@ -83,8 +83,8 @@ pub fn carry_out(lab: &Lab<'_>, boot: &Boot, filter: &str) -> Result<Done> {
         model: boot.model.into(),
         cpuid: boot.cpuid.into(),
         ips: boot.ips,
-        time0: bed::TIME0,
-        pc: bed::Pc::PLAIN,
+        time0: TIME0,
+        pc: boot.pc,
         time_limit: Duration::from_secs(boot.limit),
     };
     let mut seen = 0;
@@ -98,15 +98,15 @@ pub fn carry_out(lab: &Lab<'_>, boot: &Boot, filter: &str) -> Result<Done> {
             false => Then::GoOn,
         }
     };
-    let outcome = session::run(lab.bed, &machine, Console::Lines(&mut watch))?;
+    let outcome = session::run(bed, &machine, Console::Lines(&mut watch))?;
     fs::write(dir.join("console.log"), outcome.lines.join("\n") + "\n")?;
     let mut said = outcome.lines.clone();
     if let Expect::Panics(_) = boot.expect {
         let names = symbolise::backtrace(&lab.files.image, &outcome.lines);
         said.extend(names.iter().flat_map(|text| text.lines()).map(String::from));
     }
-    let mut verdicts = judge(boot, lab.names, &said, outcome.end);
-    verdicts.retain(|verdict| verdict.name.contains(filter) || verdict.name == boot.name);
+    let mut verdicts = judge(bed, boot, lab.names, &said, outcome.end);
+    verdicts.retain(|verdict| verdict.name.contains(filter) || verdict.name == own);
     let failed = verdicts.iter().any(|verdict| verdict.failure.is_some());
     let evidence =
         if failed { evidence(&lab.files.image, &outcome.lines, &dir) } else { String::new() };
@@ -115,7 +115,7 @@ pub fn carry_out(lab: &Lab<'_>, boot: &Boot, filter: &str) -> Result<Done> {
     Ok(Done { verdicts, wall: outcome.wall, evidence, figures })
 }
 
-fn judge(boot: &Boot, names: &Names, lines: &[String], end: End) -> Vec<Verdict> {
+fn judge(bed: Bed, boot: &Boot, names: &Names, lines: &[String], end: End) -> Vec<Verdict> {
     let fatal = lines.iter().find(|line| line.starts_with("BEELINE fatal"));
     let missing = |texts: &[&str]| {
         let all = lines.join("\n").to_lowercase();
@@ -130,11 +130,11 @@ fn judge(boot: &Boot, names: &Names, lines: &[String], end: End) -> Vec<Verdict>
         (end, None) => Some(how(end, boot.limit)),
     };
     let one = |failure: Option<String>| {
-        vec![Verdict { name: boot.name.into(), failure, detail: String::new() }]
+        vec![Verdict { name: boot.name_on(bed), failure, detail: String::new() }]
     };
     match boot.expect {
         Expect::Tests | Expect::SomeTests | Expect::TestsAnd(_) => {
-            let mut verdicts = of_tests(boot, names, lines);
+            let mut verdicts = of_tests(bed, boot, names, lines);
             // A machine that ends badly after its last test has failed, too.
             let all_passed = verdicts.iter().all(|verdict| verdict.failure.is_none());
             let end = ended_well().filter(|_| all_passed);
@@ -170,12 +170,12 @@ fn judge(boot: &Boot, names: &Names, lines: &[String], end: End) -> Vec<Verdict>
 }
 
 /// One verdict per in-guest test of the boot's kind.
-fn of_tests(boot: &Boot, names: &Names, lines: &[String]) -> Vec<Verdict> {
+fn of_tests(bed: Bed, boot: &Boot, names: &Names, lines: &[String]) -> Vec<Verdict> {
     let reports = in_guest::reports(lines);
     let skipped = |name: &str| lines.iter().any(|l| l.starts_with(&format!("# {name} skipped")));
     let mut verdicts = Vec::new();
-    for name in names.of(boot.kind) {
-        let report = reports.iter().find(|report| report.name == *name);
+    for name in names.of(boot.kind, bed) {
+        let report = reports.iter().find(|report| report.name == name);
         let (failure, detail) = match report {
             Some(report) if report.passed => (None, report.text.clone()),
             Some(report) => (Some(report.text.clone()), String::new()),
@@ -183,7 +183,7 @@ fn of_tests(boot: &Boot, names: &Names, lines: &[String]) -> Vec<Verdict> {
             None if skipped(name) => (Some("the guest skipped it".into()), String::new()),
             None => (Some("it never reported".into()), String::new()),
         };
-        verdicts.push(Verdict { name: format!("{}::{name}", boot.name), failure, detail });
+        verdicts.push(Verdict { name: format!("{}::{name}", boot.name_on(bed)), failure, detail });
     }
     verdicts
 }
@@ -224,9 +224,12 @@ mod tests {
     }
 
     fn failures(name: &str, console: &str, end: End) -> Vec<(String, String)> {
-        let names = Names::parse("modules:m1_a\nmodules:m1_b\nup:a1_x\nwindow:m1_c\n").unwrap();
+        let names = Names::parse(
+            "modules:m1_a Beeline\nmodules:m1_b Beeline\nup:a1_x Beeline\nwindow:m1_c Machine\n",
+        )
+        .unwrap();
         let lines: Vec<String> = console.lines().map(String::from).collect();
-        let verdicts = judge(&boot(name), &names, &lines, end);
+        let verdicts = judge(Bed::Bochs, &boot(name), &names, &lines, end);
         verdicts.into_iter().filter_map(|v| Some((v.name, v.failure?))).collect()
     }
 

@@ -1,7 +1,7 @@
 //! The boots: which machine, which guest, what must be seen on the console.
 
 use crate::check::{self, Check};
-use tools::bed;
+use tools::bed::{self, Bed, Pc};
 
 /// What runs in the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +102,10 @@ pub struct Boot {
     pub guest: Guest,
     /// What must be seen.
     pub expect: Expect,
+    /// Where it runs.
+    pub beds: Beds,
+    /// What the QEMU beds' machine has beyond CPUs and memory.
+    pub pc: Pc,
     /// Bochs' CPU model.
     pub model: &'static str,
     /// Features of the model `bx_generic`; empty for others.
@@ -116,6 +120,32 @@ pub struct Boot {
     pub ips: u64,
 }
 
+/// The beds of a boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beds {
+    /// All.
+    Any,
+    /// Only this one: its machine is made for it.
+    Only(Bed),
+}
+
+impl Boot {
+    /// Does it run on `bed`?
+    #[must_use]
+    pub fn runs_on(&self, bed: Bed) -> bool {
+        self.beds == Beds::Any || self.beds == Beds::Only(bed)
+    }
+
+    /// Its name in results: that of a bed other than Bochs leads.
+    #[must_use]
+    pub fn name_on(&self, bed: Bed) -> String {
+        match bed {
+            Bed::Bochs => self.name.into(),
+            _ => format!("{}-{}", bed.name(), self.name),
+        }
+    }
+}
+
 const MODEL: &str = "corei7_skylake_x";
 
 const fn vm(name: &'static str, vcpus: u32) -> Boot {
@@ -124,6 +154,8 @@ const fn vm(name: &'static str, vcpus: u32) -> Boot {
         kind: name,
         guest: Guest::Vm { vcpus, extras: Extras::NONE },
         expect: Expect::Tests,
+        beds: Beds::Any,
+        pc: Pc::PLAIN,
         model: MODEL,
         cpuid: "",
         cpus: vcpus + 1,
@@ -159,13 +191,18 @@ const fn refused(name: &'static str, fault: Fault, texts: &'static [&'static str
     }
 }
 
-const fn on(model: &'static str, boot: Boot) -> Boot {
-    Boot { model, ..boot }
+/// A boot of Bochs' model, and on QEMU of the CPU with these words.
+const fn on(model: &'static str, cpu: &'static str, boot: Boot) -> Boot {
+    Boot { model, pc: Pc { cpu, ..boot.pc }, ..boot }
+}
+
+const fn only(bed: Bed, boot: Boot) -> Boot {
+    Boot { beds: Beds::Only(bed), ..boot }
 }
 
 /// A machine of Bochs' own making, with exactly these features and 64-bit mode and x2APIC.
 const fn generic(cpuid: &'static str, boot: Boot) -> Boot {
-    Boot { model: "bx_generic", cpuid, ..boot }
+    only(Bed::Bochs, Boot { model: "bx_generic", cpuid, ..boot })
 }
 
 /// Every boot of `cargo xtask test`, the longest first.
@@ -190,7 +227,7 @@ pub const BOOTS: &[Boot] = &[
     Boot { limit: 900, ..with(HOOKS, 2, vm("kick", 2)) },
     Boot { limit: 600, ..vm("smp", 4) },
     vm("up", 1),
-    on("tigerlake", Boot { kind: "up", ..vm("up-tigerlake", 1) }),
+    only(Bed::Bochs, on("tigerlake", "", Boot { kind: "up", ..vm("up-tigerlake", 1) })),
     vm("xapic", 2),
     vm("hostile", 1),
     vm("hostile-smp", 2),
@@ -202,7 +239,7 @@ pub const BOOTS: &[Boot] = &[
     with(Extras { modules: true, pvh: true, ..Extras::NONE }, 2, vm("pvh", 2)),
     Boot { expect: Expect::TestsAnd(check::flood), shows: "S8", ..vm("hostile-flood", 1) },
     bare("bare-up", "up", 1),
-    bare("bare-smp", "smp", 4),
+    Boot { limit: 600, ..bare("bare-smp", "smp", 4) },
     bare("bare-xapic", "xapic", 2),
     bare("bare-redeliver", "redeliver", 1),
     bare("bare-pit", "pit", 2),
@@ -235,13 +272,14 @@ pub const BOOTS: &[Boot] = &[
     },
     on(
         "p3_katmai",
+        "-lm",
         Boot {
             // It does not get as far as its command line, so it only halts.
             expect: Expect::RunsOn { last: "BEELINE fatal this CPU has no 64-bit mode", count: 1 },
             ..refused("no-64-bit", Fault::Machine, &[])
         },
     ),
-    on("p4_prescott_celeron_336", refused("no-x2apic", Fault::Machine, &["x2APIC"])),
+    on("p4_prescott_celeron_336", "-x2apic", refused("no-x2apic", Fault::Machine, &["x2APIC"])),
     generic(
         "level=6, mmx=1, sep=1, simd=avx, xsave=1, apic=x2apic, x86_64=1, pcid=1, vmx=0",
         refused("no-vmx", Fault::Machine, &["VMX"]),

@@ -6,21 +6,28 @@ use object::{Object, ObjectSection};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use tools::bed::Bed;
 
-/// Section of the guest's ELF file with one line `kind:name` per test.
+/// Section of the guest's ELF file with one line `kind:name need…` per test.
 const SECTION: &str = ".beeline_names";
 
-/// Names of the tests by the kind of boot that runs them.
+/// Names and needs of the tests by the kind of boot that runs them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
-    by_kind: BTreeMap<String, Vec<String>>,
+    by_kind: BTreeMap<String, Vec<Test>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Test {
+    name: String,
+    needs: Vec<String>,
 }
 
 impl Names {
     /// Reads the names out of the guest's ELF file.
     ///
     /// # Errors
-    /// When the file has no such section or a line of it is not `kind:name`.
+    /// When the file has no such section or a line of it is not `kind:name need…`.
     pub fn read(guest: &Path) -> Result<Self> {
         let bytes = fs::read(guest).with_context(|| format!("cannot read {}", guest.display()))?;
         let elf = object::File::parse(bytes.as_slice())?;
@@ -33,19 +40,24 @@ impl Names {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let mut names = Self::default();
         for line in text.split(['\n', '\0']).filter(|line| !line.is_empty()) {
-            let Some((kind, name)) = line.split_once(':') else {
-                bail!("{SECTION} has the line {line:?}, which is not kind:name");
+            let mut words = line.split_whitespace();
+            let test = words.next().and_then(|first| first.split_once(':'));
+            let needs: Vec<String> = words.map(String::from).collect();
+            let Some((kind, name)) = test.filter(|_| !needs.is_empty()) else {
+                bail!("{SECTION} has the line {line:?}, which is not kind:name need…");
             };
-            names.by_kind.entry(kind.into()).or_default().push(name.into());
+            let test = Test { name: name.into(), needs };
+            names.by_kind.entry(kind.into()).or_default().push(test);
         }
         names.by_kind.values_mut().for_each(|list| list.sort());
         Ok(names)
     }
 
-    /// The tests of `kind`.
-    #[must_use]
-    pub fn of(&self, kind: &str) -> &[String] {
-        self.by_kind.get(kind).map_or(&[], Vec::as_slice)
+    /// The tests of `kind` whose needs `bed` can meet.
+    pub fn of(&self, kind: &str, bed: Bed) -> impl Iterator<Item = &str> {
+        let met = move |need: &String| !bed.lacks().contains(&need.as_str());
+        let tests = self.by_kind.get(kind).map_or(&[][..], Vec::as_slice).iter();
+        tests.filter(move |test| test.needs.iter().all(met)).map(|test| test.name.as_str())
     }
 
     /// All kinds.
@@ -101,11 +113,14 @@ mod tests {
 
     #[test]
     fn names_by_kind() {
-        let names = Names::parse("up:b_two\nsmp:c\nup:a_one\n\0").unwrap();
-        assert_eq!(names.of("up"), ["a_one", "b_two"]);
-        assert!(names.of("kick").is_empty());
+        let names =
+            Names::parse("up:b_two Strict Deadline\nsmp:c Hooks\nup:a_one Machine\n\0").unwrap();
+        let of = |kind, bed| names.of(kind, bed).collect::<Vec<_>>();
+        assert_eq!(of("up", Bed::Bochs), ["a_one", "b_two"]);
+        assert_eq!(of("up", Bed::Qemu), ["a_one"]);
+        assert!(of("kick", Bed::Bochs).is_empty());
         assert_eq!(names.kinds().collect::<Vec<_>>(), ["smp", "up"]);
-        assert!(Names::parse("nonsense\n").is_err());
+        assert!(Names::parse("nonsense\n").is_err() && Names::parse("up:nonsense\n").is_err());
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct Files {
 /// When a file that the boot needs was not built.
 pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry> {
     if boot.guest == Guest::Bare {
-        let words = words(boot, boot.kind, filter, boot.cpus);
+        let words = words(boot, bed, boot.kind, filter, boot.cpus);
         let cmdline = format!("{words} bare {}", bed.exit_word());
         return Ok(Entry::Multiboot { kernel: files.guest.clone(), cmdline });
     }
@@ -43,7 +43,7 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
     let mut vms = Vec::new();
     match boot.guest {
         Guest::Vm { vcpus, extras } => {
-            let mut vm = test_vm("vm", 1..=vcpus, words(boot, boot.kind, filter, vcpus));
+            let mut vm = test_vm("vm", 1..=vcpus, words(boot, bed, boot.kind, filter, vcpus));
             vm.debug_hooks = extras.hooks;
             if extras.pit {
                 vm.devices.push(DeviceConfig::Pit);
@@ -55,8 +55,8 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
             vms.push(vm);
         }
         Guest::TwoVms => {
-            vms.push(test_vm("first", 1..=1, words(boot, boot.kind, filter, 1)));
-            vms.push(test_vm("second", 2..=2, words(boot, "up", "s8_", 1)));
+            vms.push(test_vm("first", 1..=1, words(boot, bed, boot.kind, filter, 1)));
+            vms.push(test_vm("second", 2..=2, words(boot, bed, "up", "s8_", 1)));
         }
         Guest::Linux { vcpus } => {
             let (kernel, initrd) = files.linux.as_ref().context("the Linux guest is not built")?;
@@ -74,7 +74,7 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
             });
         }
         Guest::Broken(fault) => {
-            let mut vm = test_vm("vm", 1..=1, words(boot, "up", filter, 1));
+            let mut vm = test_vm("vm", 1..=1, words(boot, bed, "up", filter, 1));
             match fault {
                 Fault::TooMuchMemory => vm.memory = 64 << 30,
                 Fault::NoSuchCore => vm.cpus = vec![5],
@@ -167,8 +167,15 @@ fn test_vm(name: &str, cpus: impl Iterator<Item = u32>, cmdline: String) -> VmCo
     }
 }
 
-fn words(boot: &Boot, kind: &str, filter: &str, cpus: u32) -> String {
-    let mut words = format!("boot={kind} cpus={cpus} exit=acpi tsc_hz={}", boot.ips);
+fn words(boot: &Boot, bed: Bed, kind: &str, filter: &str, cpus: u32) -> String {
+    let mut words = format!("boot={kind} cpus={cpus} exit=acpi");
+    if bed.is_deterministic() {
+        // CPUID of these models lies.
+        words += &format!(" tsc_hz={}", boot.ips);
+    }
+    if bed == Bed::Qemu {
+        words += " tcg";
+    }
     if boot.guest == Guest::Bare {
         // The last word of two wins in no reader: leave the other out.
         words = words.replace(" exit=acpi", "");

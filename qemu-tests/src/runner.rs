@@ -16,24 +16,30 @@ use tools::progress::Step;
 use tools::workspace::{Profile, Workspace};
 use tools::{image, initramfs, setup};
 
-/// The boots with a result that contains `filter`.
+/// The boots with a result that contains `filter`, on each bed of `beds` that they run on.
 #[must_use]
-pub fn selected<'a>(boots: &'a [Boot], names: &Names, filter: &str) -> Vec<&'a Boot> {
-    let wanted = |boot: &&Boot| {
-        boot.name.contains(filter)
-            || boot::results(boot, names).iter().any(|name| name.contains(filter))
+pub fn selected<'a>(
+    boots: &'a [Boot],
+    beds: &[Bed],
+    names: &Names,
+    filter: &str,
+) -> Vec<(Bed, &'a Boot)> {
+    let wanted = |(bed, boot): &(Bed, &Boot)| {
+        boot.name_on(*bed).contains(filter)
+            || boot::results(*bed, boot, names).iter().any(|name| name.contains(filter))
     };
-    boots.iter().filter(wanted).collect()
+    let all = boots.iter().flat_map(|boot| beds.iter().map(move |bed| (*bed, boot)));
+    all.filter(|(bed, boot)| boot.runs_on(*bed)).filter(wanted).collect()
 }
 
 /// Prints one line per test: bed, name, requirement ids.
 ///
 /// # Errors
 /// When the test guest does not build.
-pub fn list(workspace: &Workspace, bed: Bed, filter: &str) -> Result<()> {
+pub fn list(workspace: &Workspace, beds: &[Bed], filter: &str) -> Result<()> {
     let names = Names::read(&image::test_guest(workspace)?)?;
-    for boot in selected(BOOTS, &names, filter) {
-        for name in boot::results(boot, &names).iter().filter(|name| name.contains(filter)) {
+    for (bed, boot) in selected(BOOTS, beds, &names, filter) {
+        for name in boot::results(bed, boot, &names).iter().filter(|name| name.contains(filter)) {
             let test = name.split_once("::").map(|(_, test)| test);
             let ids = test.map_or(boot.shows.to_string(), |test| requirements(test).join(" "));
             let ids = if ids.is_empty() { "-" } else { ids.as_str() };
@@ -47,7 +53,7 @@ pub fn list(workspace: &Workspace, bed: Bed, filter: &str) -> Result<()> {
 ///
 /// # Errors
 /// When something does not build.
-pub fn files(workspace: &Workspace, boots: &[&Boot], profile: Profile) -> Result<Files> {
+pub fn files(workspace: &Workspace, boots: &[(Bed, &Boot)], profile: Profile) -> Result<Files> {
     let step =
         Step::noisy(format!("Build the hypervisor ({}) and the test guest", profile.folder()));
     let (image, guest) = (image::hypervisor(workspace, profile)?, image::test_guest(workspace)?);
@@ -59,7 +65,7 @@ pub fn files(workspace: &Workspace, boots: &[&Boot], profile: Profile) -> Result
     };
     let (image, guest) = (keep(&image)?, keep(&guest)?);
     step.done();
-    let linux = if boots.iter().any(|boot| matches!(boot.guest, Guest::Linux { .. })) {
+    let linux = if boots.iter().any(|(_, boot)| matches!(boot.guest, Guest::Linux { .. })) {
         let packages = setup::guest(workspace, false)?;
         let initramfs = initramfs::build(workspace, &packages)?;
         Some((packages.kernel, initramfs))
@@ -73,16 +79,17 @@ pub fn files(workspace: &Workspace, boots: &[&Boot], profile: Profile) -> Result
 ///
 /// # Errors
 /// When something does not build.
-pub fn run(workspace: &Workspace, bed: Bed, filter: &str, jobs: usize) -> Result<bool> {
+pub fn run(workspace: &Workspace, beds: &[Bed], filter: &str, jobs: usize) -> Result<bool> {
     let start = Instant::now();
     let _ours = workspace.lock("test")?;
-    setup::host(workspace, &[bed])?;
+    setup::host(workspace, beds)?;
     let names = Names::read(&image::test_guest(workspace)?)?;
     unclaimed(&names)?;
-    let boots = selected(BOOTS, &names, filter);
+    let boots = selected(BOOTS, beds, &names, filter);
     let files = files(workspace, &boots, Profile::Debug)?;
-    let lab = Lab { workspace, bed, files: &files, names: &names };
-    println!("\nrunning {} boots on {}, {jobs} at a time", boots.len(), bed.name());
+    let lab = Lab { workspace, files: &files, names: &names };
+    let on: Vec<&str> = beds.iter().map(|bed| bed.name()).collect();
+    println!("\nrunning {} boots on {}, {jobs} at a time", boots.len(), on.join(" and "));
     let verdicts = side_by_side(&lab, &boots, filter, jobs);
     let failed: Vec<&Verdict> = verdicts.iter().filter(|v| v.failure.is_some()).collect();
     if !failed.is_empty() {
@@ -96,9 +103,9 @@ pub fn run(workspace: &Workspace, bed: Bed, filter: &str, jobs: usize) -> Result
         if failed.is_empty() { "ok" } else { "FAILED" },
         verdicts.len() - failed.len(),
         failed.len(),
-        BOOTS
+        selected(BOOTS, beds, &names, "")
             .iter()
-            .map(|boot| boot::results(boot, &names).len())
+            .map(|(bed, boot)| boot::results(*bed, boot, &names).len())
             .sum::<usize>()
             .saturating_sub(verdicts.len()),
         start.elapsed().as_secs_f64()
@@ -119,17 +126,22 @@ fn unclaimed(names: &Names) -> Result<()> {
 }
 
 /// Carries out `boots` and prints their results as they come.
-pub fn side_by_side(lab: &Lab<'_>, boots: &[&Boot], filter: &str, jobs: usize) -> Vec<Verdict> {
+pub fn side_by_side(
+    lab: &Lab<'_>,
+    boots: &[(Bed, &Boot)],
+    filter: &str,
+    jobs: usize,
+) -> Vec<Verdict> {
     let next = AtomicUsize::new(0);
     let verdicts = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
-                while let Some(boot) = boots.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let done = boot::carry_out(lab, boot, filter);
+                while let Some((bed, boot)) = boots.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let done = boot::carry_out(lab, *bed, boot, filter);
                     // The lock also keeps the lines of one boot together.
                     if let Ok(mut verdicts) = verdicts.lock() {
-                        verdicts.extend(print(boot, done));
+                        verdicts.extend(print(&boot.name_on(*bed), done));
                     }
                 }
             });
@@ -138,10 +150,10 @@ pub fn side_by_side(lab: &Lab<'_>, boots: &[&Boot], filter: &str, jobs: usize) -
     verdicts.into_inner().unwrap_or_default()
 }
 
-fn print(boot: &Boot, done: Result<Done>) -> Vec<Verdict> {
+fn print(name: &str, done: Result<Done>) -> Vec<Verdict> {
     let done = done.unwrap_or_else(|why| Done {
         verdicts: vec![Verdict {
-            name: boot.name.into(),
+            name: name.into(),
             failure: Some(format!("could not be run: {why:#}")),
             detail: String::new(),
         }],
@@ -149,7 +161,7 @@ fn print(boot: &Boot, done: Result<Done>) -> Vec<Verdict> {
         evidence: String::new(),
         figures: Vec::new(),
     });
-    println!("boot {} ({:.1} s)", boot.name, done.wall.as_secs_f64());
+    println!("boot {name} ({:.1} s)", done.wall.as_secs_f64());
     for verdict in &done.verdicts {
         match &verdict.failure {
             None if verdict.detail.is_empty() => println!("test {} ... ok", verdict.name),

@@ -63,7 +63,7 @@ pub(super) fn prepare(machine: &Machine, interactive: bool) -> Result<Prepared> 
     // Remapping of interrupts above 255 needs a split interrupt controller.
     command.args(["-accel", "kvm", "-machine", "q35,kernel-irqchip=split"]);
     // `host` passes VMX or SVM on; an invariant TSC only comes with `migratable=no`.
-    command.args(["-cpu", "host,migratable=no,+x2apic,+invtsc"]);
+    command.args(["-cpu", "host,migratable=no,+x2apic,+tsc-deadline,+invtsc"]);
     command.args(pc::arguments(machine, &serial)?);
     Ok(Prepared { command, serial })
 }
@@ -97,7 +97,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let prepared = prepare(&machine(dir.path(), Pc::PLAIN), false).unwrap();
         let line = command::text(&prepared.command);
-        for part in ["-accel kvm", "-cpu host,migratable=no,+x2apic,+invtsc", "split", "-smp 3"] {
+        for part in [
+            "-accel kvm",
+            "-cpu host,migratable=no,+x2apic,+tsc-deadline,+invtsc",
+            "split",
+            "-smp 3",
+        ] {
             assert!(line.contains(part), "{part} is missing from {line}");
         }
     }

@@ -139,6 +139,16 @@ impl Bed {
         }
     }
 
+    /// The needs of in-guest tests that no machine of this bed can meet, as the test guest names
+    /// them.
+    #[must_use]
+    pub fn lacks(self) -> &'static [&'static str] {
+        match self {
+            Self::Bochs | Self::Kvm => &[],
+            Self::Qemu => &["Deadline", "IllegalVectors", "Alignment", "Steady"],
+        }
+    }
+
     /// Does a latency measured there mean anything?
     #[must_use]
     pub fn is_deterministic(self) -> bool {
