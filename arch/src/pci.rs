@@ -141,6 +141,13 @@ pub enum Why {
         /// The bridge.
         bridge: Bdf,
     },
+    /// A BAR has no place, or one that is RAM.
+    Misplaced {
+        /// The BAR.
+        index: u8,
+        /// Where it lies; 0 if nobody has placed it.
+        address: u64,
+    },
     /// There is no room for the BARs of its virtual functions.
     NoRoom {
         /// The BAR.
@@ -177,6 +184,12 @@ impl fmt::Display for Why {
                 f,
                 "vf{vf} has a device number above 0, and the bridge {bridge} cannot pass that on (no ARI forwarding)"
             ),
+            Self::Misplaced { index, address: 0 } => {
+                write!(f, "firmware gave BAR {index} no address: switch \"PnP OS\" off in the firmware")
+            }
+            Self::Misplaced { index, address } => {
+                write!(f, "firmware put BAR {index} over the RAM at {address:#x}")
+            }
             Self::NoRoom { index, bytes } => write!(
                 f,
                 "VF BAR {index} needs {} KiB, which firmware left no room for: switch SR-IOV on in the firmware",

@@ -5,6 +5,7 @@ use super::{Function, Why};
 use alloc::vec::Vec;
 use arch_defs::pci::header::{HeaderType, bar_count, offset};
 use arch_defs::pci::{Bar, ConfigSpace, bars};
+use core::ops::Range;
 
 /// The BARs of a function. Its decoding is off meanwhile, so nobody may be using it; firmware's addresses stay.
 ///
@@ -17,6 +18,21 @@ pub fn read<A: ConfigAccess + ?Sized>(function: Function<'_, A>) -> Result<Vec<B
     let found = probe(function, offset::BARS, bar_count(layout));
     function.set_command(command);
     found
+}
+
+/// Whether the memory BARs may be mapped for a guest: each has a place, and that is no RAM (requirement S9).
+///
+/// # Errors
+/// [`Why::Misplaced`].
+pub fn check(bars: &[Bar], ram: &[Range<u64>]) -> Result<(), Why> {
+    let misplaced = |bar: &&Bar| {
+        let last = bar.address.saturating_add(bar.size - 1);
+        bar.address == 0 || ram.iter().any(|ram| ram.start <= last && bar.address < ram.end)
+    };
+    match bars.iter().filter(|bar| bar.kind.is_memory()).find(misplaced) {
+        Some(bar) => Err(Why::Misplaced { index: bar.index, address: bar.address }),
+        None => Ok(()),
+    }
 }
 
 /// The BARs in `count` registers from `first`, whose decoding the caller has switched off.

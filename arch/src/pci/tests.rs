@@ -204,6 +204,24 @@ fn sizes_are_read_with_decoding_off_and_addresses_stay() {
 }
 
 #[test]
+fn r_s9_a_bar_without_a_place_or_over_ram_is_refused() {
+    let bar = |address| Bar {
+        index: 3,
+        kind: BarKind::Memory32 { prefetchable: false },
+        address,
+        size: 0x4000,
+    };
+    let ram = [0x10_0000..0x4000_0000, 0x1_0000_0000..0x2_0000_0000];
+    assert_eq!(bars::check(&[bar(0xFEB0_0000), bar(0x4000_0000), bar(0xFFFF_C000)], &ram), Ok(()));
+    for address in [0, 0x10_0000, 0xF_C000 + 0x4000, 0x3FFF_C000, 0x1_0000_0000] {
+        let why = bars::check(&[bar(0xFEB0_0000), bar(address)], &ram);
+        assert_eq!(why, Err(Why::Misplaced { index: 3, address }));
+    }
+    let ports = Bar { kind: BarKind::Io, ..bar(0) };
+    assert_eq!(bars::check(&[ports], &ram), Ok(()));
+}
+
+#[test]
 fn a_reset_waits_and_puts_the_configuration_back() {
     let model = machine();
     let function = Function::new(&model, bdf(PF));

@@ -19,6 +19,13 @@ pub enum PlaceError {
         /// The first of them that is too much.
         function: Bdf,
     },
+    /// The machine's BAR has no address: mapping it would give the guest what lies at 0.
+    Nowhere {
+        /// Whose BAR.
+        function: Bdf,
+        /// Which one.
+        bar: u8,
+    },
     /// The window is full.
     NoRoom {
         /// Whose BAR.
@@ -35,6 +42,9 @@ impl fmt::Display for PlaceError {
         match self {
             Self::TooMany { function } => {
                 write!(f, "pci:{function} is one too many: a VM has room for 31 functions")
+            }
+            Self::Nowhere { function, bar } => {
+                write!(f, "pci:{function}: BAR {bar} has no address on this machine")
             }
             Self::NoRoom { function, bar, size } => write!(
                 f,
@@ -163,6 +173,9 @@ pub fn place<'a>(functions: impl Iterator<Item = &'a mut Function>) -> Result<()
         let size = bar.footprint();
         let end = at.checked_add(size).filter(|&end| end <= PCI_WINDOW_END);
         let (bar_index, bytes) = (bar.real.index, bar.real.size);
+        if bar.real.address == 0 {
+            return Err(PlaceError::Nowhere { function, bar: bar_index });
+        }
         bar.guest = at;
         at = end.ok_or(PlaceError::NoRoom { function, bar: bar_index, size: bytes })?;
     }

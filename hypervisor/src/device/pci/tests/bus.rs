@@ -88,15 +88,24 @@ fn with_bars(bars: &[Bar]) -> Slot {
     Slot { function: Function::new(real), backing: Box::new(Recorder::default()) }
 }
 
+/// Where a machine could have BARs of any size.
+const MMIO: u64 = 1 << 40;
+
 #[test]
 fn r_s10_what_does_not_fit_is_named() {
+    let nowhere = Bus::new(std::vec![with_bars(&[bar(1, MMIO, 16), bar(4, 0, 4096)])]);
+    let text = nowhere.err().unwrap().to_string();
+    assert_eq!(text, "pci:0000:03:00.0: BAR 4 has no address on this machine");
     let half = (PCI_WINDOW_END - PCI_WINDOW_START) / 2;
     assert!(
-        Bus::new(std::vec![with_bars(&[bar(0, 0, half)]), with_bars(&[bar(1, 0, half)])]).is_ok()
+        Bus::new(std::vec![with_bars(&[bar(0, MMIO, half)]), with_bars(&[bar(1, MMIO, half)])])
+            .is_ok()
     );
-    let small = bar(2, 0, 16);
-    let full =
-        Bus::new(std::vec![with_bars(&[bar(0, 0, half), small]), with_bars(&[bar(1, 0, half)])]);
+    let small = bar(2, MMIO, 16);
+    let full = Bus::new(std::vec![
+        with_bars(&[bar(0, MMIO, half), small]),
+        with_bars(&[bar(1, MMIO, half)])
+    ]);
     let text = full.err().unwrap().to_string();
     assert_eq!(
         text,
