@@ -28,6 +28,7 @@ const REMAPPING_ENTRIES: u32 = 4096;
 /// The machine's PCI as boot found it.
 pub struct Pci {
     hardware: &'static Hardware,
+    ram: Vec<Range<u64>>,
     topology: Topology,
     /// Why devices cannot be confined, if they cannot.
     unconfined: Option<String>,
@@ -47,7 +48,13 @@ pub fn start(platform: &Platform, ram: &[Range<u64>], tsc_hz: u64) -> Result<Pci
     if let Some(why) = &unconfined {
         log::info!("devices cannot be assigned: {why}");
     }
-    Ok(Pci { hardware, topology, unconfined, virtual_functions: BTreeMap::new() })
+    Ok(Pci {
+        hardware,
+        ram: ram.to_vec(),
+        topology,
+        unconfined,
+        virtual_functions: BTreeMap::new(),
+    })
 }
 
 fn start_iommu(platform: &Platform, topology: &Topology) -> Result<(), String> {
@@ -174,6 +181,7 @@ impl Pci {
         may_reset: bool,
     ) -> Result<Opened, String> {
         let function = Function::new(self.hardware, bdf);
+        bars::check(bars, &self.ram).map_err(|e| e.to_string())?;
         let way = if may_reset { reset::way(function) } else { Err(arch::pci::Why::NoReset) };
         let way = match way {
             Ok(way) => Some(way),
