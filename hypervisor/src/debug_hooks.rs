@@ -18,8 +18,9 @@ const PHASE_MAGIC: u64 = 0xBEE1_1E00;
 const BURST: u64 = 8;
 /// Largest random distance between kicks, in ticks; not a multiple of the emulator's SMP turn.
 const DISTANCE: u64 = 3001;
-/// How long a kick may take before the storm gives it up as lost, in ticks.
-const LOST: u64 = 200_000_000;
+/// How long a kick may take before the storm gives it up as lost, in ticks: seconds, since an emulator that shares its host's
+/// CPUs may leave a core standing for a tenth of one.
+const LOST: u64 = 20_000_000_000;
 
 /// How a storm kicks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,8 @@ struct Storm {
     total: AtomicU64,
     measured: AtomicU64,
     sent: AtomicU64,
+    /// Kicks whose NMI is under way or taken.
+    under_way: AtomicU64,
     exits: AtomicU64,
     in_root: AtomicU64,
     before_entry: AtomicU64,
@@ -101,6 +104,7 @@ static STORM: Storm = Storm {
     total: AtomicU64::new(0),
     measured: AtomicU64::new(0),
     sent: AtomicU64::new(0),
+    under_way: AtomicU64::new(0),
     exits: AtomicU64::new(0),
     in_root: AtomicU64::new(0),
     before_entry: AtomicU64::new(0),
@@ -300,10 +304,11 @@ fn kick(target: &cores::CoreShared) {
         STORM.posted.fetch_add(1, R);
         STORM.sent_at.store(rdtsc(), Ordering::Release);
         target.kick.post(Requests::PING, || {
+            STORM.sent.fetch_add(1, R);
             arch::apic::send_nmi(target.apic_id());
-            // Afterwards: a target that waits for the sending finds the NMI under way.
-            STORM.sent.fetch_add(1, Ordering::Release);
         });
+        // Afterwards: a target that waits for it finds an NMI under way, this one's or the one that it rides on.
+        STORM.under_way.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -360,7 +365,7 @@ fn ambush<B: Backend>(core: usize, place: u32) -> bool {
     if !is_target(core) || STORM.ambush.armed.load(Ordering::Acquire) != place {
         return false;
     }
-    let sign = if B::HOLDS_NMIS { &STORM.sent } else { &STORM.in_root };
+    let sign = if B::HOLDS_NMIS { &STORM.under_way } else { &STORM.in_root };
     let before = sign.load(R);
     let since = rdtsc();
     STORM.ambush.waiting.store(true, Ordering::Release);

@@ -25,7 +25,10 @@ tests! { "kick", Hooks:
 /// The CPU that is kicked.
 pub const TARGET: usize = 1;
 /// Ticks that a whole storm may take: ten times what the longest one takes.
-pub const PATIENCE: u64 = 6 * time::LONG;
+pub const PATIENCE: u64 = 30 * time::LONG;
+/// Units after which a sleeper that did not wake gets another NMI: longer than an emulator that shares its host's CPUs leaves a
+/// core standing, or the second would merge with the first.
+const RESEND: u64 = 5_000_000;
 /// The storm's modes.
 pub const ANY_MOMENT: u64 = 0;
 const BEFORE_ENTRY: u64 = 1;
@@ -82,7 +85,7 @@ pub fn watch(
     let mut wake = || {
         let sleep = DEEP_SLEEP.load(Ordering::SeqCst);
         // One NMI per sleep; another one only if it came between the sleeper's last look and its HLT.
-        if sleep % 2 == 1 && cpu::rdtsc() - last > time::ticks(20_000) {
+        if sleep % 2 == 1 && cpu::rdtsc() - last > time::ticks(RESEND) {
             time::delay(1_500);
             if DEEP_SLEEP.load(Ordering::SeqCst) == sleep {
                 lapic::send(TARGET as u32, lapic::NMI | lapic::ASSERT);
