@@ -34,7 +34,7 @@ pub const DFR_ONES: u32 = 0x0FFF_FFFF;
 
 /// The register at a byte offset of the xAPIC page; `None` for reserved ones (read as 0, write nothing, and set
 /// [`msr::ESR_ILLEGAL_REGISTER`] in the guest's ESR) and for offsets that are not a multiple of 16.
-#[inline]
+#[inline(always)]
 pub const fn xapic_register(offset: u16) -> Option<XapicRegister> {
     if offset & 0xF != 0 || offset > 0x3F0 {
         return None;
