@@ -387,7 +387,7 @@ fn my_vcpu<B: Backend>(index: usize) -> Option<Vcpu<B>> {
 
 fn read_config(modules: &[Module]) -> Result<Config, String> {
     let module = modules.iter().find(|m| m.name == "config").ok_or(
-        "the boot loader brought no module named \"config\": pack one with `beeline config` and \
+        "the boot loader brought no module named \"config\": pack one with `beeline pack` and \
          load it with `module2`",
     )?;
     config::unpack(module.data).map_err(|e| format!("module \"config\": {e}"))

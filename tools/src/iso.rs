@@ -95,8 +95,7 @@ pub fn of_config(
     profile: Profile,
     output: &Path,
 ) -> Result<()> {
-    let folder = file.parent().unwrap_or(Path::new(""));
-    let modules = config::modules(&config::read(file)?, folder)?;
+    let modules = config::modules(&config::check(file)?, config::folder(file))?;
     let image = image::hypervisor(workspace, profile)?;
     let made = make(&workspace.beeline("iso")?, &Entry::Beeline { image, cmdline, modules })?;
     fs::copy(made, output).map(drop).with_context(|| format!("cannot write {}", output.display()))
@@ -116,7 +115,7 @@ fn commands(entry: &Entry, files: &mut Files) -> Result<String> {
                     Content::File(path) => files.copy(path, &file)?,
                     Content::Bytes(bytes) => files.write(bytes, &file)?,
                 }
-                writeln!(text, "module2 /boot/{file} {}", quote(&module.name))?;
+                text += &module_line(&file, &module.name);
             }
         }
         Entry::Linux { kernel, initrd, cmdline } => {
@@ -135,6 +134,11 @@ fn commands(entry: &Entry, files: &mut Files) -> Result<String> {
     Ok(text)
 }
 
+/// The GRUB command that loads `/boot/FILE` as the module `name`.
+pub(crate) fn module_line(file: &str, name: &str) -> String {
+    format!("module2 {} {}\n", quote_word(&format!("/boot/{file}")), quote(name))
+}
+
 fn menu(commands: &str) -> String {
     let mut text = String::from("set timeout=0\nmenuentry beeline {\n");
     for line in commands.lines() {
@@ -148,15 +152,12 @@ fn menu(commands: &str) -> String {
 
 /// Each word in quotes when GRUB would otherwise read something into it.
 fn quote(words: &str) -> String {
+    words.split_whitespace().map(quote_word).collect::<Vec<String>>().join(" ")
+}
+
+fn quote_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "=,._-/:+@%".contains(c);
-    let quoted = words.split_whitespace().map(|word| {
-        if word.chars().all(plain) {
-            word.into()
-        } else {
-            format!("'{}'", word.replace('\'', "'\\''"))
-        }
-    });
-    quoted.collect::<Vec<String>>().join(" ")
+    if word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 /// The files of an ISO under construction, all in `/boot`.

@@ -1,5 +1,5 @@
-//! Host side of Beeline: set-up, images, test beds, reports. The program `xtask` is a thin
-//! command line over these modules, and the emulator tests use them too.
+//! Host side of Beeline: set-up, images, test beds, reports. The programs `xtask` and
+//! `beeline` are thin command lines over these modules, and the emulator tests use them too.
 
 pub mod bed;
 pub mod check;
@@ -10,6 +10,7 @@ pub mod initramfs;
 pub mod iso;
 pub mod loc;
 pub mod progress;
+pub mod readiness;
 pub mod report;
 pub mod run;
 pub mod setup;

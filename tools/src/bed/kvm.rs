@@ -4,6 +4,7 @@
 //! Latencies mean nothing there (a nested entry costs about 100 us); exit counts do.
 
 use super::{Machine, Prepared, pc, qemu};
+use crate::readiness::cpuinfo::CpuInfo;
 use anyhow::Result;
 use std::fs::{self, OpenOptions};
 use std::process::Command;
@@ -31,11 +32,8 @@ fn cpuinfo() -> String {
 }
 
 fn vendor(cpuinfo: &str) -> Option<(&'static str, &'static str)> {
-    let mut flags = cpuinfo
-        .lines()
-        .filter(|line| line.starts_with("flags"))
-        .flat_map(|line| line.split_whitespace());
-    flags.find_map(|word| VENDORS.into_iter().find(|(flag, _)| *flag == word))
+    let cpu = CpuInfo::parse(cpuinfo);
+    VENDORS.into_iter().find(|(flag, _)| cpu.has(flag))
 }
 
 fn reason(

@@ -70,7 +70,7 @@ impl Plan {
             && options.cmdline.is_none()
             && !options.interactive;
         let (config, files) = match &options.config {
-            Some(file) => (config::read(file)?, folder(file)),
+            Some(file) => (config::read(file)?, config::folder(file).into()),
             None => default_vm(workspace, options, bed)?,
         };
         let bare = !options.no_bare && (options.bare || (measures && bed == Bed::Bochs));
@@ -152,10 +152,6 @@ pub fn offset(seed: u64) -> u64 {
 
 fn seeded(cmdline: &str, seed: u64) -> String {
     format!("{cmdline} beeline.offset={}", offset(seed))
-}
-
-fn folder(file: &Path) -> PathBuf {
-    file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).into()
 }
 
 /// One VM with the kernel and initrd of the options or Debian's; its files are linked into one
