@@ -8,7 +8,7 @@ pub enum Exit {
     /// Bochs' port 0x8900.
     Bochs,
     /// QEMU's `isa-debug-exit` at port 0xF4.
-    DebugExit,
+    IsaDebug,
     /// ACPI SLEEP_CONTROL, as Beeline offers it.
     Acpi,
 }
@@ -58,7 +58,7 @@ pub fn parse(line: &str, max_cpus: usize) -> Options<'_> {
             "exit" => {
                 options.exit = match value {
                     "bochs" => Exit::Bochs,
-                    "debug-exit" => Exit::DebugExit,
+                    "debug-exit" => Exit::IsaDebug,
                     "acpi" => Exit::Acpi,
                     _ => Exit::Halt,
                 }
@@ -88,7 +88,7 @@ mod tests {
     fn nonsense_leaves_the_defaults() {
         let o = parse("cpus=many seed= exit=now tsc_hz=x frob =", 8);
         assert_eq!((o.cpus, o.seed, o.exit, o.tsc_hz), (1, 1, Exit::Halt, None));
-        assert_eq!(parse("exit=debug-exit", 8).exit, Exit::DebugExit);
+        assert_eq!(parse("exit=debug-exit", 8).exit, Exit::IsaDebug);
         assert_eq!(parse("cpus=99", 8).cpus, 8);
         assert_eq!(parse("cpus=0", 8).cpus, 1);
     }

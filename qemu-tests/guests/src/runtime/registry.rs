@@ -208,7 +208,7 @@ pub fn end() -> ! {
         Exit::Bochs if failed == 0 => cpu::out8(0x8900, b'D'),
         Exit::Bochs => b"Shutdown".iter().for_each(|byte| cpu::out8(0x8900, *byte)),
         // The same values as the hypervisor's.
-        Exit::DebugExit => cpu::out8(0xF4, if failed == 0 { 0x10 } else { 0x11 }),
+        Exit::IsaDebug => cpu::out8(0xF4, if failed == 0 { 0x10 } else { 0x11 }),
         Exit::Acpi => cpu::out8(0xB004, 5 << 2 | 0x20),
     }
     loop {
