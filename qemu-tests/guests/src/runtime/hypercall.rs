@@ -112,6 +112,12 @@ pub fn hardware_cr4() -> u64 {
     call(HARDWARE_CR4, 0, 0, 0, 0)
 }
 
+/// Bits of CR4 that a guest may read wrong: QEMU 10's TCG asks CR0's intercept about reads of CR4, so a hypervisor cannot
+/// show another MCE there than the hardware's.
+pub fn cr4_unshadowed() -> u64 {
+    if present() && boot::options().tcg { 1 << 6 } else { 0 }
+}
+
 /// Exits of the calling vCPU while `f` runs: all kinds, without those of counting. Without a hypervisor, 0.
 pub fn exits_of<R>(f: impl FnOnce() -> R) -> (u64, R) {
     if !present() {

@@ -28,6 +28,15 @@ fn storm(kicks: u64, seed: u64, meanwhile: impl FnOnce() -> Outcome) -> Outcome 
     Ok(())
 }
 
+/// INIT to the target, and waits until its core is parked: a kick is served with the requests before it.
+fn park() -> Outcome {
+    smp::init(TARGET);
+    storm(1, 1, || Ok(()))?;
+    // The NMI of a request that was found without it is still under way.
+    time::delay(20_000);
+    Ok(())
+}
+
 /// The target does a job and takes no NMI that was none of its own.
 fn works(nmis: u64) -> Outcome {
     smp::on_cpu(TARGET, || Ok(()))?;
@@ -39,9 +48,13 @@ fn h4_a_parked_core_takes_every_kick() -> Outcome {
     const N: u64 = 3_000;
     smp::others()?;
     let (starts, nmis) = (smp::starts(TARGET), irq::nmis(TARGET));
-    smp::init(TARGET);
+    park()?;
     let exits = hypercall::exits(TARGET as u64, hypercall::ALL);
     let stormed = storm(N, boot::options().seed, || Ok(()));
+    let sent = hypercall::storm(NMIS_SENT);
+    let taken = || hypercall::storm(NMIS_AS_EXIT) + hypercall::storm(NMIS_IN_ROOT);
+    time::wait(time::LONG, || taken() == sent);
+    let (as_exit, in_root) = (hypercall::storm(NMIS_AS_EXIT), hypercall::storm(NMIS_IN_ROOT));
     // The vCPU did not run: what exited was the parked core.
     let exits = hypercall::exits(TARGET as u64, hypercall::ALL) - exits;
     let starts_in_storm = smp::starts(TARGET) - starts;
@@ -51,9 +64,8 @@ fn h4_a_parked_core_takes_every_kick() -> Outcome {
     figures("kick_parked");
     ensure_eq!(exits, 0, "exits of the vCPU that waits");
     ensure_eq!(starts_in_storm, 0, "starts without a SIPI");
-    let sent = hypercall::storm(NMIS_SENT);
-    let (as_exit, in_root) = (hypercall::storm(NMIS_AS_EXIT), hypercall::storm(NMIS_IN_ROOT));
-    ensure_eq!(sent, N, "NMIs sent for kicks that never merge");
+    // A request that the core found before its NMI came leaves the word as it was: the next kick may ride on that NMI.
+    ensure!(sent > N / 2 && sent <= N, "{sent} NMIs were sent for {N} kicks");
     ensure_eq!(as_exit + in_root, sent, "NMIs taken as exit or in root mode");
     ensure!(as_exit > sent / 2, "only {as_exit} of {sent} NMIs ended the parked core's guest mode");
     works(nmis)?;
