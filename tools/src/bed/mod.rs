@@ -145,7 +145,14 @@ impl Bed {
     pub fn lacks(self) -> &'static [&'static str] {
         match self {
             Self::Bochs | Self::Kvm => &[],
-            Self::Qemu => &["Deadline", "IllegalVectors", "Alignment", "Steady"],
+            Self::Qemu => &[
+                "Deadline",
+                "IllegalVectors",
+                "Alignment",
+                "DeliveryBreakpoints",
+                "NmisInRoot",
+                "Steady",
+            ],
         }
     }
 

@@ -30,6 +30,12 @@ pub fn init() {
     }
 }
 
+/// How often a step is repeated: `count` where time is counted in instructions, a fifth of it where the emulator shares its
+/// host's CPUs and a step may wait for another core's turn.
+pub fn shared(count: u64) -> u64 {
+    if ticks(1) > 1 { count / 5 } else { count }
+}
+
 /// Measures the LAPIC timer against the TSC; its divider stays at 1, the timer stopped. SDM 11.5.4.
 pub fn measure_lapic_timer() {
     const SPAN: u64 = 10_000;
