@@ -16,11 +16,15 @@ const PHASES: usize = 8;
 const PHASE_MAGIC: u64 = 0xBEE1_1E00;
 /// Largest burst of merged kicks.
 const BURST: u64 = 8;
-/// Largest random distance between kicks, in ticks; not a multiple of the emulator's SMP turn.
+/// The unit of time here: 100 ns, which is one tick where an emulator counts 10 million instructions
+/// a second.
+const UNITS_PER_SECOND: u64 = 10_000_000;
+/// Largest random distance between kicks, in units; not a multiple of Bochs' SMP turn.
 const DISTANCE: u64 = 3001;
-/// How long a kick may take before the storm gives it up as lost, in ticks: seconds, since an emulator that shares its host's
-/// CPUs may leave a core standing for a tenth of one.
-const LOST: u64 = 20_000_000_000;
+/// How long a kick may take before the storm gives it up as lost, in units: 20 seconds.
+const LOST: u64 = 20 * UNITS_PER_SECOND;
+/// Written once, by the housekeeping core.
+static TICKS_PER_UNIT: AtomicU64 = AtomicU64::new(1);
 
 /// How a storm kicks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +65,9 @@ struct Storm {
     total: AtomicU64,
     measured: AtomicU64,
     sent: AtomicU64,
-    /// Kicks whose NMI is under way or taken.
-    under_way: AtomicU64,
+    /// Rounds of kicks, counted when all of a round are posted: a kick may find the NMI of another
+    /// request under way and send none.
+    rounds: AtomicU64,
     exits: AtomicU64,
     in_root: AtomicU64,
     before_entry: AtomicU64,
@@ -104,7 +109,7 @@ static STORM: Storm = Storm {
     total: AtomicU64::new(0),
     measured: AtomicU64::new(0),
     sent: AtomicU64::new(0),
-    under_way: AtomicU64::new(0),
+    rounds: AtomicU64::new(0),
     exits: AtomicU64::new(0),
     in_root: AtomicU64::new(0),
     before_entry: AtomicU64::new(0),
@@ -234,6 +239,15 @@ pub fn drive() -> bool {
     true
 }
 
+/// Learns the frequency of the clock.
+pub fn set_clock(tsc_hz: u64) {
+    TICKS_PER_UNIT.store((tsc_hz / UNITS_PER_SECOND).max(1), R);
+}
+
+fn ticks(units: u64) -> u64 {
+    units.saturating_mul(TICKS_PER_UNIT.load(R))
+}
+
 fn drive_raw() {
     let now = rdtsc();
     if RAW.left.load(Ordering::Acquire) == 0 || now < RAW.next.load(R) {
@@ -259,8 +273,8 @@ fn drive_storm() {
         if served && !target.kick.pending() {
             STORM.acknowledged.store(STORM.posted.load(R), R);
             STORM.sent_at.store(0, R);
-            STORM.next.store(now + random(DISTANCE), R);
-        } else if now.wrapping_sub(waiting_since) > LOST {
+            STORM.next.store(now + ticks(random(DISTANCE)), R);
+        } else if now.wrapping_sub(waiting_since) > ticks(LOST) {
             log::error!("kick storm: a kick is not acknowledged");
             finish();
         }
@@ -307,9 +321,9 @@ fn kick(target: &cores::CoreShared) {
             STORM.sent.fetch_add(1, R);
             arch::apic::send_nmi(target.apic_id());
         });
-        // Afterwards: a target that waits for it finds an NMI under way, this one's or the one that it rides on.
-        STORM.under_way.fetch_add(1, Ordering::Release);
     }
+    // Afterwards: a target that waits for it finds the NMI under way.
+    STORM.rounds.fetch_add(1, Ordering::Release);
 }
 
 /// The target serves a storm's request (target core). The guest's R15 names the phase that it was
@@ -359,18 +373,18 @@ pub fn in_exit<B: Backend>(core: usize) {
     }
 }
 
-/// Waits here until the storm's NMI has been taken, or, where NMIs wait in root mode, has been sent; true
+/// Waits here until the storm's NMI has been taken, or, where NMIs wait in root mode, is under way; true
 /// if it was.
 fn ambush<B: Backend>(core: usize, place: u32) -> bool {
     if !is_target(core) || STORM.ambush.armed.load(Ordering::Acquire) != place {
         return false;
     }
-    let sign = if B::HOLDS_NMIS { &STORM.under_way } else { &STORM.in_root };
+    let sign = if B::HOLDS_NMIS { &STORM.rounds } else { &STORM.in_root };
     let before = sign.load(R);
     let since = rdtsc();
     STORM.ambush.waiting.store(true, Ordering::Release);
     while sign.load(Ordering::Acquire) == before {
-        if !STORM.running.load(Ordering::Acquire) || rdtsc().wrapping_sub(since) > LOST {
+        if !STORM.running.load(Ordering::Acquire) || rdtsc().wrapping_sub(since) > ticks(LOST) {
             STORM.ambush.waiting.store(false, Ordering::Release);
             return false;
         }

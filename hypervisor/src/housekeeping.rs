@@ -62,6 +62,7 @@ pub fn run(machine: &Machine) -> Result<bool, String> {
     }
     serial::enable_interrupts();
     console::defer();
+    debug_hooks::set_clock(machine.rates.tsc_hz);
     let mut pump = Pump::new(machine.rates.tsc_hz);
     let mut monitor = Monitor::default();
     let mut well = true;

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 use tools::bed::session::{self, Console, End, Then};
-use tools::bed::{Bed, Machine, TIME0};
-use tools::iso;
+use tools::bed::{Bed, Firmware, Machine, Medium, TIME0};
+use tools::iso::{self, Platforms};
 use tools::symbolise;
 use tools::workspace::Workspace;
 
@@ -75,8 +75,13 @@ pub fn carry_out(lab: &Lab<'_>, bed: Bed, boot: &Boot, filter: &str) -> Result<D
     let inside = if own.contains(filter) || filter.contains("::") { "" } else { filter };
     let inside = filter.strip_prefix(&format!("{own}::")).unwrap_or(inside);
     let entry = payload::entry(boot, bed, lab.files, inside)?;
+    let platforms = match (boot.pc.firmware, boot.pc.medium) {
+        (Firmware::Bios, Medium::Cd) => Platforms::Bios,
+        // One image for both firmwares and both media.
+        _ => Platforms::All,
+    };
     let machine = Machine {
-        iso: iso::make(&dir, &entry)?,
+        iso: iso::make(&dir, &entry, platforms)?,
         dir: dir.clone(),
         cpus: boot.cpus,
         memory_mib: payload::memory_mib(boot),
@@ -144,7 +149,17 @@ fn judge(bed: Bed, boot: &Boot, names: &Names, lines: &[String], end: End) -> Ve
             }
             verdicts
         }
-        Expect::Lines(texts) => one(ended_well().or_else(|| missing(texts))),
+        Expect::Linux { clocks } => {
+            let texts = [
+                "GUEST up",
+                clocks,
+                "online=0-1",
+                "GUEST done",
+                "reason=power-off",
+                "BEELINE done",
+            ];
+            one(ended_well().or_else(|| missing(&texts)))
+        }
         Expect::NoReturn(texts) => one(match fatal {
             Some(line) => Some(format!("the hypervisor said: {line}")),
             None if !matches!(end, End::Exited(_)) => Some(how(end, boot.limit)),

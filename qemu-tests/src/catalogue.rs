@@ -1,7 +1,7 @@
 //! The boots: which machine, which guest, what must be seen on the console.
 
 use crate::check::{self, Check};
-use tools::bed::{self, Bed, Pc};
+use tools::bed::{self, Bed, Firmware, Medium, Pc};
 
 /// What runs in the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,10 +72,12 @@ pub enum Expect {
     TestsAnd(Check),
     /// Each test of this kind that the guest runs passes; some are skipped.
     SomeTests,
-    /// Each of these texts is somewhere on the console (case does not matter), and `BEELINE fatal`
-    /// is not.
-    Lines(&'static [&'static str]),
-    /// The same, and the hypervisor has refused: the last line is `BEELINE fatal`.
+    /// Linux comes up with these clocks, on all its CPUs, and powers its machine off.
+    Linux {
+        /// As its line of facts names them.
+        clocks: &'static str,
+    },
+    /// Each of these texts is somewhere on the console (case does not matter), and the hypervisor has refused: the last line is `BEELINE fatal`.
     Refused(&'static [&'static str]),
     /// The tests of this kind do not come back. These texts must be seen, and the machine ends.
     NoReturn(&'static [&'static str]),
@@ -127,13 +129,19 @@ pub enum Beds {
     Any,
     /// Only this one: its machine is made for it.
     Only(Bed),
+    /// All but this one, which has a boot of its own.
+    AllBut(Bed),
 }
 
 impl Boot {
     /// Does it run on `bed`?
     #[must_use]
     pub fn runs_on(&self, bed: Bed) -> bool {
-        self.beds == Beds::Any || self.beds == Beds::Only(bed)
+        match self.beds {
+            Beds::Any => true,
+            Beds::Only(this) => bed == this,
+            Beds::AllBut(this) => bed != this,
+        }
     }
 
     /// Its name in results: that of a bed other than Bochs leads.
@@ -174,6 +182,7 @@ const fn with(extras: Extras, vcpus: u32, boot: Boot) -> Boot {
     Boot { guest: Guest::Vm { vcpus, extras }, ..boot }
 }
 
+const MODULES: Extras = Extras { modules: true, ..Extras::NONE };
 const HOOKS: Extras = Extras { hooks: true, ..Extras::NONE };
 
 const fn no_return(name: &'static str, vcpus: u32, texts: &'static [&'static str]) -> Boot {
@@ -196,6 +205,16 @@ const fn on(model: &'static str, cpu: &'static str, boot: Boot) -> Boot {
     Boot { model, pc: Pc { cpu, ..boot.pc }, ..boot }
 }
 
+/// A QEMU machine whose CPU lacks something.
+const fn without(cpu: &'static str, boot: Boot) -> Boot {
+    only(Bed::Qemu, Boot { pc: Pc { cpu, ..boot.pc }, ..boot })
+}
+
+/// A QEMU machine with this firmware that boots from this medium.
+const fn from(firmware: Firmware, medium: Medium, boot: Boot) -> Boot {
+    only(Bed::Qemu, Boot { pc: Pc { firmware, medium, ..boot.pc }, ..boot })
+}
+
 const fn only(bed: Bed, boot: Boot) -> Boot {
     Boot { beds: Beds::Only(bed), ..boot }
 }
@@ -205,26 +224,25 @@ const fn generic(cpuid: &'static str, boot: Boot) -> Boot {
     only(Bed::Bochs, Boot { model: "bx_generic", cpuid, ..boot })
 }
 
-/// Every boot of `cargo xtask test`, the longest first.
-pub const BOOTS: &[Boot] = &[
+/// Debian's kernel, which must find these clocks by itself.
+const fn linux(clocks: &'static str) -> Boot {
     Boot {
         kind: "",
         guest: Guest::Linux { vcpus: 2 },
-        expect: Expect::Lines(&[
-            "GUEST up",
-            "clocksource=tsc clockevent=lapic-deadline",
-            "online=0-1",
-            "GUEST done",
-            "reason=power-off",
-            "BEELINE done",
-        ]),
+        expect: Expect::Linux { clocks },
         model: bed::LINUX_MODEL,
         shows: "A6 C1 V5",
         limit: 1200,
         ips: bed::FIGURES_IPS,
         ..vm("linux-rt", 2)
-    },
-    Boot { limit: 900, ..with(HOOKS, 2, vm("kick", 2)) },
+    }
+}
+
+/// Every boot of `cargo xtask test`, the longest first.
+pub const BOOTS: &[Boot] = &[
+    Boot { beds: Beds::AllBut(Bed::Qemu), ..linux("clocksource=tsc clockevent=lapic-deadline") },
+    only(Bed::Qemu, linux("clocksource=tsc clockevent=lapic,lapic")),
+    Boot { limit: 1800, ..with(HOOKS, 2, vm("kick", 2)) },
     Boot { limit: 600, ..vm("smp", 4) },
     vm("up", 1),
     only(Bed::Bochs, on("tigerlake", "", Boot { kind: "up", ..vm("up-tigerlake", 1) })),
@@ -235,8 +253,15 @@ pub const BOOTS: &[Boot] = &[
     Boot { expect: Expect::TestsAnd(check::window), shows: "M1", ..vm("window", 1) },
     with(HOOKS, 1, vm("redeliver", 1)),
     with(Extras { pit: true, ..HOOKS }, 2, vm("pit", 2)),
-    with(Extras { modules: true, ..Extras::NONE }, 1, vm("modules", 1)),
-    with(Extras { modules: true, pvh: true, ..Extras::NONE }, 2, vm("pvh", 2)),
+    with(MODULES, 1, vm("modules", 1)),
+    with(Extras { pvh: true, ..MODULES }, 2, vm("pvh", 2)),
+    from(Firmware::Uefi, Medium::Cd, Boot { kind: "up", ..vm("uefi", 1) }),
+    from(Firmware::Bios, Medium::Usb, Boot { kind: "modules", ..with(MODULES, 1, vm("usb", 1)) }),
+    from(
+        Firmware::Uefi,
+        Medium::Usb,
+        Boot { kind: "modules", ..with(MODULES, 1, vm("uefi-usb", 1)) },
+    ),
     Boot { expect: Expect::TestsAnd(check::flood), shows: "S8", ..vm("hostile-flood", 1) },
     bare("bare-up", "up", 1),
     Boot { limit: 600, ..bare("bare-smp", "smp", 4) },
@@ -288,6 +313,8 @@ pub const BOOTS: &[Boot] = &[
         "level=6, mmx=1, sep=1, simd=avx, xsave=1, apic=x2apic, x86_64=1, pcid=1, vmx=1",
         refused("no-ept", Fault::Machine, &["EPT"]),
     ),
+    without("-svm", refused("no-svm", Fault::Machine, &["SVM"])),
+    without("-npt", refused("no-npt", Fault::Machine, &["nested paging"])),
     refused("no-config", Fault::NoConfig, &["config", "module"]),
     refused("damaged-config", Fault::DamagedConfig, &["checksum"]),
     refused("no-kernel", Fault::NoKernel, &["kernel", "guest.elf"]),
@@ -303,8 +330,11 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_machines_big_enough() {
-        let names: BTreeSet<&str> = BOOTS.iter().map(|boot| boot.name).collect();
-        assert_eq!(names.len(), BOOTS.len());
+        for bed in [Bed::Bochs, Bed::Qemu, Bed::Kvm] {
+            let here: Vec<&Boot> = BOOTS.iter().filter(|boot| boot.runs_on(bed)).collect();
+            let names: BTreeSet<&str> = here.iter().map(|boot| boot.name).collect();
+            assert_eq!(names.len(), here.len());
+        }
         for boot in BOOTS {
             match boot.guest {
                 // Core 0 runs no guest.

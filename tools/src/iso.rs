@@ -1,13 +1,16 @@
-//! Boot images: a GRUB ISO with one entry, which starts at once.
+//! Boot images: a GRUB ISO with one entry, which starts at once. It is also the image of a bootable disk.
 
 use crate::command;
 use crate::workspace::{Profile, Workspace};
 use crate::{config, image};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// GRUB's modules for UEFI.
+const EFI: &str = "/usr/lib/grub/x86_64-efi";
 
 /// A file that GRUB loads beside the kernel.
 #[derive(Clone, Debug)]
@@ -57,11 +60,20 @@ pub enum Entry {
     },
 }
 
+/// The firmware that an image boots by, from CD and from disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Platforms {
+    /// BIOS alone, which is made faster.
+    Bios,
+    /// BIOS and UEFI.
+    All,
+}
+
 /// Makes the ISO in `dir` and returns its path.
 ///
 /// # Errors
 /// When a file cannot be read or grub-mkrescue fails.
-pub fn make(dir: &Path, entry: &Entry) -> Result<PathBuf> {
+pub fn make(dir: &Path, entry: &Entry, platforms: Platforms) -> Result<PathBuf> {
     let tree = dir.join("iso");
     if tree.exists() {
         fs::remove_dir_all(&tree)?;
@@ -72,14 +84,17 @@ pub fn make(dir: &Path, entry: &Entry) -> Result<PathBuf> {
     let commands = commands(entry, &mut files)?;
     fs::write(grub.join("grub.cfg"), menu(&commands))?;
     let iso = dir.join("boot.iso");
-    // BIOS only: a machine without other GRUB platforms gets the same image.
-    command::output(
-        Command::new("grub-mkrescue")
-            .args(["--directory=/usr/lib/grub/i386-pc", "--compress=no", "-o"])
-            .arg(&iso)
-            .arg(&tree),
-    )
-    .context("grub-mkrescue failed: `cargo xtask setup` installs what it needs")?;
+    let mut command = Command::new("grub-mkrescue");
+    match platforms {
+        Platforms::Bios => drop(command.arg("--directory=/usr/lib/grub/i386-pc")),
+        // Without a folder it takes every platform of GRUB that is installed.
+        Platforms::All if !Path::new(EFI).exists() => {
+            bail!("no {EFI}: `cargo xtask setup` installs it")
+        }
+        Platforms::All => {}
+    }
+    command::output(command.args(["--compress=no", "-o"]).arg(&iso).arg(&tree))
+        .context("grub-mkrescue failed: `cargo xtask setup` installs what it needs")?;
     fs::remove_dir_all(&tree)?;
     Ok(iso)
 }
@@ -97,7 +112,11 @@ pub fn of_config(
 ) -> Result<()> {
     let modules = config::modules(&config::check(file)?, config::folder(file))?;
     let image = image::hypervisor(workspace, profile)?;
-    let made = make(&workspace.beeline("iso")?, &Entry::Beeline { image, cmdline, modules })?;
+    let made = make(
+        &workspace.beeline("iso")?,
+        &Entry::Beeline { image, cmdline, modules },
+        Platforms::All,
+    )?;
     fs::copy(made, output).map(drop).with_context(|| format!("cannot write {}", output.display()))
 }
 

@@ -145,14 +145,7 @@ impl Bed {
     pub fn lacks(self) -> &'static [&'static str] {
         match self {
             Self::Bochs | Self::Kvm => &[],
-            Self::Qemu => &[
-                "Deadline",
-                "IllegalVectors",
-                "Alignment",
-                "DeliveryBreakpoints",
-                "NmisInRoot",
-                "Steady",
-            ],
+            Self::Qemu => &["Deadline", "IllegalVectors", "Alignment", "FrameBreakpoint", "Steady"],
         }
     }
 

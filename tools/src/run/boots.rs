@@ -2,7 +2,7 @@
 
 use super::plan::{Job, Plan, offset};
 use crate::bed::{self, Machine, session};
-use crate::iso::{self, Entry};
+use crate::iso::{self, Entry, Platforms};
 use crate::progress;
 use crate::report::{Boot, Mode};
 use crate::symbolise;
@@ -69,7 +69,7 @@ pub fn machine(workspace: &Workspace, plan: &Plan, job: &Job) -> Result<Machine>
         }
     };
     Ok(Machine {
-        iso: iso::make(&dir, &entry)?,
+        iso: iso::make(&dir, &entry, Platforms::Bios)?,
         dir,
         cpus: plan.cpus,
         memory_mib: plan.memory_mib,

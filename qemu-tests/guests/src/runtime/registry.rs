@@ -22,11 +22,8 @@ pub enum Needs {
     IllegalVectors,
     /// A CPU that checks alignment where CR0.AM and EFLAGS.AC ask for it; TCG does not.
     Alignment,
-    /// A data breakpoint that may fire while an event is delivered; QEMU 10 itself aborts ("bql_lock_impl") when one does.
-    DeliveryBreakpoints,
-    /// A hypervisor that takes NMIs one by one in root mode. On SVM they wait there in one latch, and a raw one that merges with a
-    /// kick is lost unless the chipset shows its source.
-    NmisInRoot,
+    /// A CPU that bears a data breakpoint in the stack frame of a delivery; QEMU 10's TCG ends with an assertion.
+    FrameBreakpoint,
     /// A machine whose clocks stand still while it does: an emulator that counts instructions, or a real one. TCG's timers
     /// follow the host's clock, and edges that come while the host is busy merge.
     Steady,
@@ -161,8 +158,7 @@ fn missing(need: &Needs) -> Option<&'static str> {
         Needs::Strict => (beeline || !tcg, "somebody who refuses what is illegal"),
         Needs::IllegalVectors => (!tcg, "an APIC that refuses vectors 0 to 15"),
         Needs::Alignment => (!tcg, "a CPU that checks alignment"),
-        Needs::DeliveryBreakpoints => (!tcg, "breakpoints in the delivery of an event"),
-        Needs::NmisInRoot => (!hypercall::is_amd(), "a backend that takes NMIs in root mode"),
+        Needs::FrameBreakpoint => (!tcg, "a CPU that bears a breakpoint in a delivery"),
         Needs::Steady => (!tcg, "clocks that stand still when it does"),
         Needs::Beeline => (beeline, "the hypervisor"),
         Needs::Hooks => (hypercall::has_debug_hooks(), "the debug hooks"),

@@ -22,7 +22,7 @@ pub fn init() {
     let options = boot::options();
     let told = options.tsc_hz.or_else(|| match options.bare {
         true => Some(by_pit()),
-        false => by_cpuid().or_else(by_kvm_clock),
+        false => told_tsc_hz(),
     });
     if let Some(hz) = told.filter(|hz| *hz != 0) {
         TSC_HZ.store(hz, Ordering::Relaxed);
@@ -50,6 +50,11 @@ pub fn measure_lapic_timer() {
     COUNTS_PER_UNIT.store(((counts + (end - start) / 2) / (end - start)).max(1), Ordering::Relaxed);
 }
 
+/// The TSC's frequency as a hypervisor tells it.
+pub fn told_tsc_hz() -> Option<u64> {
+    by_cpuid().or_else(by_kvm_clock)
+}
+
 /// SDM 2A, CPUID leaf 0x15.
 fn by_cpuid() -> Option<u64> {
     if cpu::cpuid(0, 0).eax < 0x15 {
@@ -57,7 +62,7 @@ fn by_cpuid() -> Option<u64> {
     }
     let ratio = cpu::cpuid(0x15, 0);
     let (numerator, denominator) = (u64::from(ratio.ebx), u64::from(ratio.eax));
-    (u64::from(ratio.ecx) * numerator).checked_div(denominator)
+    (u64::from(ratio.ecx) * numerator).checked_div(denominator).filter(|hz| *hz != 0)
 }
 
 /// KVM's per-CPU clock page; Linux, Documentation/virt/kvm/x86/msr.rst.
@@ -86,7 +91,7 @@ fn by_kvm_clock() -> Option<u64> {
 }
 
 /// Channel 2 of the PIT, gated by port 0x61: a one-shot of 20 ms.
-fn by_pit() -> u64 {
+pub fn by_pit() -> u64 {
     const PIT_HZ: u64 = 1_193_182;
     const COUNT: u16 = (PIT_HZ / 50) as u16;
     cpu::out8(0x61, cpu::in8(0x61) & !2 | 1);

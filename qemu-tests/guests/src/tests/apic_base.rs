@@ -5,7 +5,7 @@ use crate::runtime::cpu::{self, IA32_APIC_BASE, rdmsr, wrmsr};
 use crate::runtime::lapic::{self, *};
 use crate::runtime::registry::tests;
 use crate::runtime::text::{Outcome, ensure, ensure_eq};
-use crate::runtime::{irq, time};
+use crate::runtime::{boot, irq, time};
 
 tests! { "up", Machine:
     a6_illegal_transitions_fault,
@@ -216,7 +216,10 @@ fn s4_x2apic_read_only_registers_fault() -> Outcome {
         })?;
         expect_gp("write of a reserved register", || lapic::write(register, 0))?;
     }
-    expect_gp("EOI of something else than 0", || lapic::write(EOI, 1))?;
+    // EOI passes, and TCG takes any value.
+    if !boot::options().tcg {
+        expect_gp("EOI of something else than 0", || lapic::write(EOI, 1))?;
+    }
     ensure_eq!(lapic::read(ID), id, "id afterwards");
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::runtime::catch::{expect_fine, expect_gp};
 use crate::runtime::cpu::{self, IA32_EFER, cpuid, rdmsr, wrmsr};
 use crate::runtime::registry::tests;
 use crate::runtime::text::{Outcome, ensure, ensure_eq};
-use crate::runtime::{hypercall, irq, lapic};
+use crate::runtime::{boot, hypercall, irq, lapic};
 
 tests! { "up", Machine:
     s8_cr0_legal_toggles_read_back,
@@ -44,6 +44,10 @@ fn s8_cr0_illegal_values_fault() -> Outcome {
         ("bit 63", cr0 | 1 << 63),
         ("PG=0 in 64-bit mode", cr0 & !PG),
     ] {
+        // TCG does not look at the upper half, not even to ask for an exit.
+        if value >> 32 != 0 && boot::options().tcg {
+            continue;
+        }
         expect_gp(what, || cpu::set_cr0(value))?;
         ensure_eq!(cpu::cr0(), cr0, "CR0 after {what}");
     }

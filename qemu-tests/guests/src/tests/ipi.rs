@@ -87,7 +87,7 @@ fn v4_every_destination_mode_reaches_exactly_its_cpus() -> Outcome {
         cpu::take_pending();
         let hit =
             || (0..n).filter(|&i| count(i) > before[i as usize]).fold(0, |set, i| set | 1 << i);
-        time::wait(20_000, || hit() == expected);
+        time::wait(time::LONG, || hit() == expected);
         // Long enough for one that goes astray.
         time::delay(500);
         cpu::take_pending();

@@ -10,7 +10,7 @@ use crate::runtime::{cpu, hypercall, irq, lapic, smp, tables, time};
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-tests! { "kick", [Hooks, DeliveryBreakpoints]: s6_db_loop_cannot_hold_a_core }
+tests! { "kick", [Hooks, FrameBreakpoint]: s6_db_loop_cannot_hold_a_core }
 tests! { "kick", [Hooks, Alignment]: s6_ac_loop_cannot_hold_a_core }
 // The hook-less half: an ordinary #DB and #AC reach the guest although the hypervisor intercepts them.
 tests! { "up", Machine: s6_db_reaches_the_guest, s6_exceptions_reach_the_guest, s6_general_detect_reaches_the_guest }

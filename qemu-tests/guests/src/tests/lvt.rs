@@ -56,6 +56,10 @@ fn h3_dangerous_delivery_modes_read_back_and_do_nothing() -> Outcome {
 
 fn h3_lvt_reserved_bits_fault() -> Outcome {
     for lvt in [LVT_TIMER, LVT_LINT0, LVT_LINT1, LVT_PMI, LVT_THERMAL, LVT_ERROR] {
+        // The timer's passes to a machine that takes anything.
+        if lvt == LVT_TIMER && boot::options().tcg {
+            continue;
+        }
         for bit in [32, 63] {
             expect_gp("reserved LVT bit", || lapic::write(lvt, MASKED | 1 << bit))?;
         }

@@ -3,8 +3,8 @@
 //! A core that waited in root mode instead, in HLT or in a loop, would take its NMIs by the host's handler.
 
 use super::kick::{
-    ANY_MOMENT, NMIS_AS_EXIT, NMIS_IN_ROOT, NMIS_SENT, PATIENCE, POSTED, RUNNING, TARGET,
-    all_acknowledged, figures,
+    ANY_MOMENT, NMIS_AS_EXIT, NMIS_IN_ROOT, NMIS_SENT, POSTED, RUNNING, TARGET, all_acknowledged,
+    figures, patience,
 };
 use crate::runtime::random::Random;
 use crate::runtime::registry::{detail, tests};
@@ -21,7 +21,7 @@ fn storm(kicks: u64, seed: u64, meanwhile: impl FnOnce() -> Outcome) -> Outcome 
     hypercall::storm_reset();
     ensure!(hypercall::kick_storm(kicks, seed, TARGET, ANY_MOMENT), "the storm was refused");
     meanwhile()?;
-    let ended = time::wait(PATIENCE, || hypercall::storm(RUNNING) == 0);
+    let ended = time::wait(patience(), || hypercall::storm(RUNNING) == 0);
     ensure!(ended, "the storm did not end in time: {} kicks posted", hypercall::storm(POSTED));
     all_acknowledged()?;
     ensure_eq!(hypercall::storm(POSTED), kicks, "kicks posted");

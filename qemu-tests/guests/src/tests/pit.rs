@@ -17,6 +17,7 @@ tests! { "pit", Machine:
     d4_ioapic_pin_in_nmi_mode_reaches_another_cpu,
 }
 tests! { "pit", Steady: d4_ioapic_pin_in_nmi_mode_follows_a_periodic_timer }
+tests! { "pit", Beeline: c5_the_told_tsc_frequency_is_the_one_that_the_pit_measures }
 tests! { "pit", Hooks: d4_ioapic_pin_in_nmi_mode_survives_a_storm }
 
 /// ISA interrupt 0 is wired to pin 2 on every PC.
@@ -188,6 +189,15 @@ fn a3_pit_destination_changes_at_run_time() -> Outcome {
     })
 }
 
+fn c5_the_told_tsc_frequency_is_the_one_that_the_pit_measures() -> Outcome {
+    let told = time::told_tsc_hz().unwrap_or(0);
+    // A measurement that the host interrupts is too long, never too short.
+    let measured = (0..5).map(|_| time::by_pit()).min().unwrap_or(0);
+    ensure!(told.abs_diff(measured) < told / 50, "told {told} Hz, measured {measured} Hz");
+    detail(format_args!("told={told} measured={measured}"));
+    Ok(())
+}
+
 /// One edge at a time: each must run the NMI handler of CPU `index` once.
 fn single_nmis(index: usize, count: u64) -> Outcome {
     ioapic::route_nmi(PIN, index as u8);
@@ -243,7 +253,7 @@ fn d4_ioapic_pin_in_nmi_mode_survives_a_storm() -> Outcome {
         let before = irq::nmis(TARGET);
         let mut sent = 0;
         // One tick at a time: the next is started when the target has counted the one before.
-        let seen = kick::watch(&kick::QUIET, kick::PATIENCE, || {
+        let seen = kick::watch(&kick::QUIET, kick::patience(), || {
             let counted = time::wait(time::LONG, || irq::nmis(TARGET) - before >= sent);
             ensure!(counted, "the NMI of tick {sent} was lost");
             if hypercall::storm(kick::RUNNING) == 0 {

@@ -81,7 +81,7 @@ fn a6_xapic_ipis_reach_every_cpu() -> Outcome {
         let (here, there) = (irq::count_here(VECTOR), sum());
         lapic::send(0, ASSERT | low | u64::from(VECTOR));
         cpu::take_pending();
-        time::wait(50_000, || sum() - there == to_others * (n as u64 - 1));
+        time::wait(time::LONG, || sum() - there == to_others * (n as u64 - 1));
         time::delay(500);
         let seen = (irq::count_here(VECTOR) - here, sum() - there);
         ensure_eq!(seen, (to_self, to_others * (n as u64 - 1)), "shorthand {low:#x}: IPIs taken");
