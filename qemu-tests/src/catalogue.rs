@@ -1,7 +1,7 @@
 //! The boots: which machine, which guest, what must be seen on the console.
 
 use crate::check::{self, Check};
-use tools::bed::{self, Bed, Firmware, Medium, Pc};
+use tools::bed::{self, Bed, Device, Firmware, Medium, Pc};
 
 /// What runs in the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,6 +219,14 @@ const fn only(bed: Bed, boot: Boot) -> Boot {
     Boot { beds: Beds::Only(bed), ..boot }
 }
 
+/// A machine with these PCI devices, which only QEMU has.
+const fn devices(devices: &'static [Device], boot: Boot) -> Boot {
+    only(Bed::Qemu, Boot { pc: Pc { devices, ..boot.pc }, ..boot })
+}
+
+/// All 32 bits of an address, so that its DMA reaches the interrupt range.
+const EDU: &[Device] = &[Device::Edu { dma_mask: 0xFFFF_FFFF }];
+
 /// A machine of Bochs' own making, with exactly these features and 64-bit mode and x2APIC.
 const fn generic(cpuid: &'static str, boot: Boot) -> Boot {
     only(Bed::Bochs, Boot { model: "bx_generic", cpuid, ..boot })
@@ -268,6 +276,9 @@ pub const BOOTS: &[Boot] = &[
     bare("bare-xapic", "xapic", 2),
     bare("bare-redeliver", "redeliver", 1),
     bare("bare-pit", "pit", 2),
+    Boot { limit: 600, ..devices(EDU, bare("bare-edu", "edu", 2)) },
+    devices(EDU, bare("bare-edu-intx", "edu-intx", 2)),
+    devices(EDU, bare("bare-hostile-edu", "hostile-edu", 2)),
     no_return("hostile-triple", 1, &["triple", "reason=refused"]),
     no_return("hostile-triple-ap", 2, &["triple", "reason=refused"]),
     no_return("hostile-fetch", 1, &["reason=refused"]),

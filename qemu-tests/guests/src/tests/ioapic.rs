@@ -12,6 +12,11 @@ const BASE: u64 = 0xFEC0_0000;
 const WINDOW: u64 = BASE + 0x10;
 const MASK: u32 = 1 << 16;
 
+/// Polarity, remote IRR (the CPU has the interrupt and no EOI came yet), trigger mode.
+const ACTIVE_LOW: u32 = 1 << 13;
+pub const REMOTE_IRR: u64 = 1 << 14;
+const LEVEL: u32 = 1 << 15;
+
 /// Delivery mode of a redirection entry; Fixed is 0.
 const NMI: u32 = 4 << 8;
 
@@ -37,6 +42,14 @@ pub fn route(pin: u32, route: Route) {
     write(0x10 + 2 * pin, MASK);
     write(0x11 + 2 * pin, u32::from(route.destination) << 24);
     write(0x10 + 2 * pin, u32::from(route.vector) | if route.masked { MASK } else { 0 });
+}
+
+/// Programs a level-triggered, active-low entry, as PCI's lines want it.
+pub fn route_level(pin: u32, route: Route) {
+    write(0x10 + 2 * pin, MASK);
+    write(0x11 + 2 * pin, u32::from(route.destination) << 24);
+    let masked = if route.masked { MASK } else { 0 };
+    write(0x10 + 2 * pin, LEVEL | ACTIVE_LOW | u32::from(route.vector) | masked);
 }
 
 /// Programs a pin to send an NMI for each edge.

@@ -1,6 +1,7 @@
 //! The PCI bus by both ways to its configuration space: a host bridge and empty slots (S8, S9). PCI 3.0, section 3.2.2.3.
 
 use crate::runtime::cpu::{in8, in16, in32, mmio_read, mmio_write, out8, out16, out32};
+use crate::runtime::pci::{ADDRESS, DATA, ENABLE, Function};
 use crate::runtime::random::Random;
 use crate::runtime::registry::{detail, tests};
 use crate::runtime::text::{Outcome, ensure, ensure_eq};
@@ -9,22 +10,14 @@ tests! { "up", Machine: s8_pci_host_bridge_by_ports, s8_pci_empty_slots_read_as_
 tests! { "up", Beeline: s8_pci_configuration_window, s8_pci_bus_is_empty, s9_pci_memory_window_is_nobodys }
 tests! { "hostile", Beeline: s8_random_pci_configuration_writes_harm_nobody }
 
-const ADDRESS: u16 = 0xCF8;
-const DATA: u16 = 0xCFC;
-const ENABLE: u32 = 1 << 31;
 /// Configuration space of bus 0, as the MCFG says.
 const ECAM: u64 = 0xE000_0000;
 /// The host bridge's memory window.
 const WINDOW: u64 = 0xC000_0000;
 
-/// Selects a register: device and function on bus 0, byte offset.
-fn select(slot: u32, offset: u32) {
-    out32(ADDRESS, ENABLE | slot << 8 | offset & 0xFC);
-}
-
-fn by_ports(slot: u32, offset: u32) -> u32 {
-    select(slot, offset);
-    in32(DATA)
+/// A register of a device and function on bus 0.
+fn by_ports(slot: u16, offset: u16) -> u32 {
+    Function::at(slot).read(offset)
 }
 
 fn s8_pci_host_bridge_by_ports() -> Outcome {
@@ -36,7 +29,7 @@ fn s8_pci_host_bridge_by_ports() -> Outcome {
     ensure!(id & 0xFFFF != 0xFFFF && id != 0, "nobody at 00:00.0");
     ensure_eq!(by_ports(0, 8) >> 16, 0x0600, "class of 00:00.0");
     // Narrow reads see their bytes.
-    select(0, 0);
+    out32(ADDRESS, ENABLE);
     ensure_eq!(u32::from(in16(DATA + 2)), id >> 16, "device id");
     for byte in 0..4 {
         let expected = (id >> (8 * byte)) as u8;
