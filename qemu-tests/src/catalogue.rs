@@ -226,6 +226,7 @@ const fn devices(devices: &'static [Device], boot: Boot) -> Boot {
 
 /// All 32 bits of an address, so that its DMA reaches the interrupt range.
 const EDU: &[Device] = &[Device::Edu { dma_mask: 0xFFFF_FFFF }];
+const IGB: &[Device] = &[Device::Igb];
 
 /// A machine of Bochs' own making, with exactly these features and 64-bit mode and x2APIC.
 const fn generic(cpuid: &'static str, boot: Boot) -> Boot {
@@ -277,6 +278,7 @@ pub const BOOTS: &[Boot] = &[
     bare("bare-redeliver", "redeliver", 1),
     bare("bare-pit", "pit", 2),
     Boot { limit: 600, ..devices(EDU, bare("bare-edu", "edu", 2)) },
+    devices(IGB, bare("bare-msix", "msix", 2)),
     devices(EDU, bare("bare-edu-intx", "edu-intx", 2)),
     devices(EDU, bare("bare-hostile-edu", "hostile-edu", 2)),
     no_return("hostile-triple", 1, &["triple", "reason=refused"]),

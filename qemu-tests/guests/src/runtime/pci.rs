@@ -1,8 +1,8 @@
-//! PCI functions: configuration space, BARs and MSI. Configuration goes by ports 0xCF8 and 0xCFC, which one CPU at a
+//! PCI functions: configuration space, BARs, MSI and MSI-X. Configuration goes by ports 0xCF8 and 0xCFC, which one CPU at a
 //! time may use; tests that compare read it by the window in memory as well.
-//! PCI Local Bus Specification 3.0, 3.2.2.3 (ports), 6.2.5 (BARs), 6.8 (MSI); SDM 3A 11.11 (messages).
+//! PCI Local Bus Specification 3.0, 3.2.2.3 (ports), 6.2.5 (BARs), 6.8 (MSI and MSI-X); SDM 3A 11.11 (messages).
 
-use super::cpu::{in32, out16, out32};
+use super::cpu::{in32, mmio_read, mmio_write, out16, out32};
 use super::text::{Outcome, Text, ensure};
 
 /// The two ports, and the address's enable bit.
@@ -20,8 +20,9 @@ pub const MEMORY: u16 = 1 << 1;
 pub const BUS_MASTER: u16 = 1 << 2;
 pub const NO_INTX: u16 = 1 << 10;
 
-/// Capability id.
+/// Capability ids.
 const MSI: u8 = 0x05;
+const MSIX: u8 = 0x11;
 
 /// A function: bus, device and function number, as bits 23:8 of the address port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,5 +177,70 @@ impl Msi {
         let wide = self.data == self.at + 12;
         let high = if wide { read(self.at + 8) << 32 } else { 0 };
         Message { address: high | read(self.at + 4), data: read(self.data) as u32 & 0xFFFF }
+    }
+}
+
+/// The MSI-X capability with its table.
+#[derive(Clone, Copy, Debug)]
+pub struct Msix {
+    function: Function,
+    at: u16,
+    /// Address of the table.
+    table: u64,
+    /// Address of the pending bits.
+    pending: u64,
+    /// Entries of the table.
+    pub entries: usize,
+}
+
+impl Msix {
+    /// The capability of `function`, whose BARs must be set.
+    pub fn of(function: Function) -> Outcome<Self> {
+        let Some(at) = function.capability(MSIX) else {
+            return Err("the function has no MSI-X capability".into());
+        };
+        let place = |offset| -> Outcome<u64> {
+            let word = function.read(at + offset);
+            Ok(function.bar(word as u16 & 7)? + u64::from(word & !7))
+        };
+        let entries = (function.read(at) >> 16 & 0x7FF) as usize + 1;
+        Ok(Self { function, at, table: place(4)?, pending: place(8)?, entries })
+    }
+
+    /// On or off, all entries together masked or not.
+    pub fn control(&self, on: bool, masked: bool) {
+        self.function.write16(self.at + 2, u16::from(on) << 15 | u16::from(masked) << 14);
+    }
+
+    /// The control word.
+    pub fn control_word(&self) -> u16 {
+        (self.function.read(self.at) >> 16) as u16
+    }
+
+    /// Address of word `word` of an entry: address low and high, data, control.
+    fn word(&self, entry: usize, word: u64) -> u64 {
+        self.table + 16 * entry as u64 + 4 * word
+    }
+
+    /// Writes an entry's message; it should be masked.
+    pub fn program(&self, entry: usize, message: Message) {
+        mmio_write(self.word(entry, 0), message.address as u32);
+        mmio_write(self.word(entry, 1), (message.address >> 32) as u32);
+        mmio_write(self.word(entry, 2), message.data);
+    }
+
+    /// Masks an entry or unmasks it.
+    pub fn mask(&self, entry: usize, masked: bool) {
+        mmio_write(self.word(entry, 3), u32::from(masked));
+    }
+
+    /// The four words of an entry.
+    pub fn entry(&self, entry: usize) -> [u32; 4] {
+        [0, 1, 2, 3].map(|word| mmio_read(self.word(entry, word)))
+    }
+
+    /// Whether an entry's pending bit is set.
+    pub fn is_pending(&self, entry: usize) -> bool {
+        mmio_read(self.pending + entry as u64 / 32 * 4) >> (entry % 32) & 1 != 0
     }
 }

@@ -17,6 +17,7 @@ mod memory;
 mod messages;
 mod modes;
 mod modules;
+mod msix;
 mod msr;
 mod nmi;
 mod parked;
