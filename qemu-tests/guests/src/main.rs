@@ -2,7 +2,8 @@
 //!
 //! The same binary runs as a guest of Beeline and, by GRUB's `multiboot` command, on the bare machine, so that each test
 //! is known to be right about the hardware before it judges the hypervisor. `runtime` starts the machine and runs the
-//! tests that `boot=KIND` on the command line asks for; `tests` holds them by theme; `bench` holds the measurements.
+//! tests that `boot=KIND` on the command line asks for; `tests` holds them by theme; `bench` holds the measurements;
+//! `pf_owner` serves virtual functions.
 //! The lines it prints are described in docs/src/guest-interface.md.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -18,6 +19,8 @@
 mod bench;
 #[cfg(any(test, target_os = "none"))]
 mod cmdline;
+#[cfg(any(test, target_os = "none"))]
+mod pf_owner;
 #[cfg(target_os = "none")]
 mod runtime;
 #[cfg(target_os = "none")]
