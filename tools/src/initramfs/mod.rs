@@ -1,5 +1,6 @@
 //! The first file system of the Linux guest: busybox, cyclictest with its libraries, the `window`
-//! helper and an `/init` that does what the kernel command line says (see `init.sh`).
+//! helper and an `/init` that does what the kernel command line says (see `init.sh`). A guest with PCI
+//! functions also gets their drivers.
 //!
 //! It is not compressed: reading 4 MiB through GRUB costs the emulator less than unpacking them.
 
@@ -7,7 +8,7 @@ mod cpio;
 mod libraries;
 
 use crate::command;
-use crate::setup::GuestFiles;
+use crate::setup::{BUSYBOX, GuestFiles};
 use crate::workspace::{MUSL, Profile, Workspace};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
@@ -18,13 +19,38 @@ const INIT: &str = include_str!("init.sh");
 const FOLDERS: [&str; 8] =
     ["/bin", "/dev", "/proc", "/sys", "/tmp", "/lib", "/lib/x86_64-linux-gnu", "/lib64"];
 
+/// Where the kernel's modules are, with a file `order` that lists them.
+const MODULES: &str = "/lib/modules";
+
 /// Builds the archive under `target/beeline/guest` and returns its path.
 ///
 /// # Errors
 /// When the helper does not build or a file of the guest packages is missing.
 pub fn build(workspace: &Workspace, guest: &GuestFiles) -> Result<PathBuf> {
+    let archive = files(workspace, guest)?;
+    write(workspace, "initramfs.cpio", archive)
+}
+
+/// The same with the drivers for PCI functions.
+///
+/// # Errors
+/// When the helper does not build or a file of the guest packages is missing.
+pub fn build_with_drivers(workspace: &Workspace, guest: &GuestFiles) -> Result<PathBuf> {
+    let mut archive = files(workspace, guest)?;
+    archive.directory(MODULES);
+    let mut order = String::new();
+    for module in &guest.modules {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        archive.program(&format!("{MODULES}/{name}"), &read(module)?);
+        order += &format!("{name}\n");
+    }
+    archive.program(&format!("{MODULES}/order"), order.as_bytes());
+    write(workspace, "initramfs-drivers.cpio", archive)
+}
+
+fn files(workspace: &Workspace, guest: &GuestFiles) -> Result<cpio::Archive> {
     let window = window(workspace)?;
-    let busybox = guest.file(&["bin/busybox", "usr/bin/busybox"])?;
+    let busybox = guest.file(&BUSYBOX)?;
     let cyclictest = guest.file(&["usr/bin/cyclictest"])?;
 
     let mut archive = cpio::Archive::default();
@@ -46,7 +72,11 @@ pub fn build(workspace: &Workspace, guest: &GuestFiles) -> Result<PathBuf> {
         }
         archive.program(&library.path, &read(&library.file)?);
     }
-    let path = workspace.beeline("guest")?.join("initramfs.cpio");
+    Ok(archive)
+}
+
+fn write(workspace: &Workspace, name: &str, archive: cpio::Archive) -> Result<PathBuf> {
+    let path = workspace.beeline("guest")?.join(name);
     fs::write(&path, archive.finish())
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)

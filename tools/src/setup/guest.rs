@@ -1,8 +1,10 @@
 //! Packages for the Linux guest: a real-time kernel, busybox, cyclictest and its libraries.
 //!
-//! They are downloaded and unpacked under `target/beeline`; nothing is installed on the host.
+//! They are downloaded and unpacked under `target/beeline`; nothing is installed on the host. Of the
+//! kernel's modules the drivers for PCI functions are kept.
 
 use super::apt::{self, Apt};
+use super::modules;
 use crate::command;
 use crate::progress::{self, Step};
 use crate::workspace::Workspace;
@@ -14,9 +16,13 @@ use std::process::Command;
 /// Debian's name for "the current real-time kernel"; it depends on the versioned package.
 const KERNEL: &str = "linux-image-rt-amd64";
 const KERNEL_PREFIX: &str = "linux-image-";
+/// Where busybox is, in older and in newer packages.
+pub const BUSYBOX: [&str; 2] = ["bin/busybox", "usr/bin/busybox"];
 const PROGRAMS: [&str; 4] = ["busybox-static", "rt-tests", "libnuma1", "libc6"];
 /// Written last, so an interrupted set-up starts again. Holds one package name per line.
 const STAMP: &str = "packages.txt";
+/// Where kernel modules are kept, beside the folders of the packages.
+const MODULES: &str = "modules";
 
 /// The unpacked guest packages.
 #[derive(Clone, Debug)]
@@ -25,6 +31,8 @@ pub struct GuestFiles {
     pub root: PathBuf,
     /// The kernel, a bzImage.
     pub kernel: PathBuf,
+    /// Its drivers for PCI functions and what they depend on, in the order of loading.
+    pub modules: Vec<PathBuf>,
 }
 
 impl GuestFiles {
@@ -33,12 +41,16 @@ impl GuestFiles {
     /// # Errors
     /// When none is.
     pub fn file(&self, paths: &[&str]) -> Result<PathBuf> {
-        let found = paths.iter().map(|path| self.root.join(path)).find(|path| path.is_file());
-        found.with_context(|| {
-            let (root, first) = (self.root.display(), paths.first().unwrap_or(&""));
-            format!("{root} has no {first}: remove that folder and try again")
-        })
+        first(&self.root, paths)
     }
+}
+
+fn first(root: &Path, paths: &[&str]) -> Result<PathBuf> {
+    let found = paths.iter().map(|path| root.join(path)).find(|path| path.is_file());
+    found.with_context(|| {
+        let (root, first) = (root.display(), paths.first().unwrap_or(&""));
+        format!("{root} has no {first}: remove that folder and try again")
+    })
 }
 
 /// The guest packages, downloaded when they are not there yet or `refresh` is set.
@@ -89,6 +101,13 @@ fn unpack(archives: &Path, root: &Path) -> Result<()> {
         let archive = archive?.path();
         command::output(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(root))?;
     }
+    let modules = ["lib/modules", "usr/lib/modules"].map(|tree| root.join(tree));
+    if let Some(tree) = modules.iter().find(|tree| tree.is_dir()) {
+        // Not every host has xz; the guest's busybox runs here as well.
+        let busybox = first(root, &BUSYBOX)?;
+        let xz = [&*busybox.to_string_lossy(), "xz", "-d", "-c"];
+        modules::keep(tree, &root.join(MODULES), &xz)?;
+    }
     // What the initramfs never takes: 400 MB of modules and documentation.
     for unused in ["lib/modules", "usr/lib/modules", "usr/share"] {
         let unused = root.join(unused);
@@ -116,5 +135,6 @@ fn files(root: &Path) -> Result<GuestFiles> {
         .map(|entry| entry.path())
         .find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz-")))
         .with_context(|| format!("no kernel in {}", boot.display()))?;
-    Ok(GuestFiles { root: root.to_path_buf(), kernel })
+    let modules = modules::kept(&root.join(MODULES))?;
+    Ok(GuestFiles { root: root.to_path_buf(), kernel, modules })
 }

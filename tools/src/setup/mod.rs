@@ -8,9 +8,10 @@
 mod apt;
 mod guest;
 mod host;
+mod modules;
 mod rust;
 
-pub use guest::GuestFiles;
+pub use guest::{BUSYBOX, GuestFiles};
 
 use crate::bed::Bed;
 use crate::progress;
