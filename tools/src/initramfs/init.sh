@@ -24,6 +24,39 @@ leave() {
     poweroff -f
 }
 
+drivers() { # loads the kernel's modules that are here
+    while read -r module; do
+        insmod "/lib/modules/$module" || leave "failed insmod $module"
+    done < /lib/modules/order
+}
+
+wait_for() { # wait_for SECONDS WHAT: until WHAT sets `found`
+    tries=$(($1 * 5))
+    while ! "$2"; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] || return 1
+        sleep 0.2
+    done
+}
+
+network() {
+    for found in /sys/class/net/*; do
+        [ -e "$found/device/driver" ] && found=${found##*/} && return 0
+    done
+    return 1
+}
+
+disk() {
+    for found in /dev/nvme*n1; do
+        [ -b "$found" ] && return 0
+    done
+    return 1
+}
+
+carrier() {
+    [ "$(cat "/sys/class/net/$network/carrier" 2> /dev/null)" = 1 ]
+}
+
 export PATH=/bin
 mkdir -p /dev/shm /dev/pts /tmp
 mount -t tmpfs shm /dev/shm
@@ -75,8 +108,23 @@ cyclictest)
 boot)
     leave done
     ;;
+devices)
+    cd / || leave "failed no /"
+    drivers
+    address=$(word beeline.address 10.0.2.15/24) neighbour=$(word beeline.neighbour 10.0.2.2)
+    wait_for 60 network && network=$found || leave "failed no network interface with a driver after 60 s"
+    wait_for 60 disk && disk=$found || leave "failed no NVMe disk after 60 s"
+    ip addr add "$address" dev "$network" && ip link set "$network" up || leave "failed ip $network"
+    wait_for 30 carrier || leave "failed $network has no link after 30 s"
+    ping -q -c 1 -w 30 "$neighbour" > /dev/null || leave "failed $neighbour does not answer on $network"
+    window devices "$disk" "$network" "$neighbour" "$(word beeline.reads 5000)" "$(word beeline.span-ms 3000)" ||
+        leave "failed window"
+    grep -vE ' 0 .* 0 |^ *[A-Z]+: +0 +0' /proc/interrupts
+    leave done
+    ;;
 shell)
     cd /
+    [ -r /lib/modules/order ] && drivers
     echo "GUEST shell"
     echo "The shell of the Linux guest. 'exit' switches the machine off."
     stty -F /dev/ttyS0 sane 2> /dev/null

@@ -5,8 +5,12 @@ use std::fs;
 
 /// Local timer interrupts so far, by CPU in the order of the columns (the CPUs online).
 pub fn local_timer() -> Result<Vec<u64>, Box<dyn Error>> {
-    parse(&fs::read_to_string("/proc/interrupts")?)
-        .ok_or_else(|| "/proc/interrupts has no LOC line".into())
+    local_timer_in(&fs::read_to_string("/proc/interrupts")?)
+}
+
+/// The same in `text`, the content of that file.
+pub fn local_timer_in(text: &str) -> Result<Vec<u64>, Box<dyn Error>> {
+    parse(text).ok_or_else(|| "/proc/interrupts has no LOC line".into())
 }
 
 fn parse(text: &str) -> Option<Vec<u64>> {

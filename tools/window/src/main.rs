@@ -1,12 +1,16 @@
 //! Runs inside a Linux guest, started by its `/init`: opens the measured window once every thread
-//! of a program runs, closes it before they end, and prints what programs read (`GUEST …`).
+//! of a program runs, closes it before they end, and prints what programs read (`GUEST …`). Or opens
+//! it while it reads a disk and a neighbour is pinged.
 //!
 //! A static program without dependencies. Ports are written through `/dev/port`, so there is no
 //! unsafe code. Inside the window it does nothing but sleep: each program start would cost about
 //! 60 CPUID exits, and each file it reads would be work on a measured CPU.
 
+mod devices;
+mod functions;
 mod histogram;
 mod interrupts;
+mod ping;
 mod port;
 mod threads;
 
@@ -20,6 +24,7 @@ use std::time::Duration;
 const USAGE: &str =
     "usage: window run [--port 0xbe0] [--threads N] [--span-ms MS] [--output FILE] -- PROGRAM ARGS…
        window histogram FILE CPU,CPU…
+       window devices BLOCK-DEVICE INTERFACE ADDRESS READS MIN-MS
        window exit-bochs";
 
 fn main() -> ExitCode {
@@ -27,6 +32,7 @@ fn main() -> ExitCode {
     let done = match words.first().map(String::as_str) {
         Some("run") => run(&words[1..]),
         Some("histogram") => histogram(&words[1..]),
+        Some("devices") => devices::run(&words[1..]),
         Some("exit-bochs") => port::exit_bochs(),
         _ => Err(USAGE.into()),
     };
