@@ -3,6 +3,7 @@
 //! `GUEST …` lines come from the initramfs (`initramfs/init.sh` and `window`), `BEELINE …` lines
 //! from the hypervisor (docs/src/guest-interface.md).
 
+use super::devices::{Device, Ping, Reads};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -59,6 +60,12 @@ pub struct Boot {
     pub cyclictest: Vec<Cyclictest>,
     /// Timer interrupts in the window, by CPU.
     pub timer_interrupts: Vec<u64>,
+    /// The PCI functions that the guest put to work.
+    pub devices: Vec<Device>,
+    /// Requests to a neighbour on the network.
+    pub ping: Option<Ping>,
+    /// Reads of a disk in the window.
+    pub reads: Option<Reads>,
     /// The measured window, by vCPU; empty without a hypervisor.
     pub window: Vec<Span>,
     /// Whole life of the VM, by vCPU.
@@ -66,15 +73,15 @@ pub struct Boot {
 }
 
 impl Boot {
-    /// Reads all lines.
+    /// Reads all lines. Of several VMs, `vm` is the one whose exits matter.
     #[must_use]
-    pub fn read<'a>(lines: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn read<'a>(lines: impl IntoIterator<Item = &'a str>, vm: &str) -> Self {
         let mut boot = Self::default();
         for line in lines {
             if let Some(rest) = line.strip_prefix("GUEST ") {
                 boot.guest(rest);
             } else if let Some(rest) = line.strip_prefix("BEELINE ") {
-                boot.beeline(rest);
+                boot.beeline(rest, vm);
             }
         }
         boot
@@ -106,14 +113,28 @@ impl Boot {
                 }
             }
             "window" => {
-                let mut by_cpu: Vec<(u32, u64)> = pairs
-                    .iter()
-                    .filter_map(|(k, v)| {
-                        Some((k.strip_prefix("cpu")?.parse().ok()?, v.parse().ok()?))
-                    })
-                    .collect();
-                by_cpu.sort_unstable();
-                self.timer_interrupts = by_cpu.into_iter().map(|(_, count)| count).collect();
+                self.timer_interrupts = by_cpu(&pairs);
+            }
+            "device" => self.devices.push(Device {
+                function: pairs.get("pci").map_or(String::new(), |v| (*v).into()),
+                driver: pairs.get("driver").map_or(String::new(), |v| (*v).into()),
+                interrupts: by_cpu(&pairs),
+            }),
+            "ping" => {
+                self.ping = Some(Ping {
+                    sent: number("sent"),
+                    answered: number("answered"),
+                    min_us: number("min_us"),
+                    avg_us: number("avg_us"),
+                    max_us: number("max_us"),
+                });
+            }
+            "reads" => {
+                self.reads = Some(Reads {
+                    block: number("block"),
+                    count: number("count"),
+                    us: number("us"),
+                });
             }
             "done" => self.done = true,
             "failed" | "error" => self.problems.push(format!("the guest said: {rest}")),
@@ -121,9 +142,11 @@ impl Boot {
         }
     }
 
-    fn beeline(&mut self, line: &str) {
+    fn beeline(&mut self, line: &str, vm: &str) {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let of_another = pairs(rest).get("vm").is_some_and(|name| *name != vm);
         match word {
+            "window" | "exits" if of_another => {}
             // A window that is opened twice counts once, the last time.
             "window" => replace(&mut self.window, span(rest)),
             "exits" => replace(&mut self.total, span(rest)),
@@ -194,6 +217,16 @@ fn histogram(values: &str) -> Vec<(u64, u64)> {
     values.split(',').filter_map(item).collect()
 }
 
+/// The values of `cpu0=N cpu1=N`, in the order of the CPUs.
+fn by_cpu(pairs: &BTreeMap<&str, &str>) -> Vec<u64> {
+    let mut counts: Vec<(u32, u64)> = pairs
+        .iter()
+        .filter_map(|(k, v)| Some((k.strip_prefix("cpu")?.parse().ok()?, v.parse().ok()?)))
+        .collect();
+    counts.sort_unstable();
+    counts.into_iter().map(|(_, count)| count).collect()
+}
+
 fn pairs(text: &str) -> BTreeMap<&str, &str> {
     text.split_whitespace().filter_map(|word| word.split_once('=')).collect()
 }
@@ -220,7 +253,7 @@ BEELINE done\n";
 
     #[test]
     fn a_whole_console() {
-        let boot = Boot::read(CONSOLE.lines());
+        let boot = Boot::read(CONSOLE.lines(), "rt");
         assert!(boot.done && boot.problems.is_empty());
         assert_eq!(boot.timer_interrupts, [610, 600]);
         assert_eq!(boot.cyclictest[1].min, 17705);
@@ -233,8 +266,16 @@ BEELINE done\n";
     }
 
     #[test]
+    fn the_exits_of_another_vm_are_not_this_ones() {
+        let mut lines: Vec<&str> = CONSOLE.lines().collect();
+        lines.push("BEELINE exits vm=pf vcpu=0 ticks=1 root_ticks=1 exits=mmio:99");
+        assert_eq!(Boot::read(lines, "rt").total[0].exits(), 13);
+    }
+
+    #[test]
     fn what_went_wrong_is_kept() {
-        let boot = Boot::read(["GUEST failed cyclictest", "BEELINE vm-stop vm=a reason=refused"]);
+        let lines = ["GUEST failed cyclictest", "BEELINE vm-stop vm=a reason=refused"];
+        let boot = Boot::read(lines, "rt");
         assert_eq!(boot.problems.len(), 2);
         assert!(!boot.done);
     }

@@ -127,7 +127,8 @@ mod tests {
     use super::*;
 
     fn report(direct: &str) -> Report {
-        let run = |mode, text: &str| Run { mode, vcpus: 2, boots: vec![Boot::read(text.lines())] };
+        let run =
+            |mode, text: &str| Run { mode, vcpus: 2, boots: vec![Boot::read(text.lines(), "rt")] };
         Report {
             bed: "bochs",
             backend: "vmx",

@@ -2,13 +2,13 @@
 //!
 //! `{"bed", "backend", "runs": [{"mode", "vcpus", "cyclictest": [{"vcpu", "min_us", "avg_us",
 //! "max_us"}], "window": {"timer_interrupts", "exits": {REASON: N}, "exits_per_timer_interrupt",
-//! "time_in_guest"}}]}`; the other keys may change. With several boots the top figures are pooled
+//! "time_in_guest"}, "devices": [{"function", "driver", "interrupts"}]}]}`; the other keys may change. With several boots the top figures are pooled
 //! (sums and means of the windows) and `boots` holds each of them.
 
 use super::boot::{Boot, Span};
 use super::compare::{Comparison, Pool, compare};
-use super::verdict::{Check, per_timer};
-use super::{Mode, Report, Run};
+use super::verdict::{Check, per_interrupt};
+use super::{Mode, Report, Run, devices};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -47,6 +47,7 @@ fn run(run: &Run) -> Value {
         "vcpus": run.vcpus,
         "cyclictest": cyclictest,
         "window": window(run.mode, &run.boots),
+        "devices": devices::list(&run.boots),
         "facts": facts,
         "boots": boots,
     })
@@ -71,6 +72,7 @@ fn cyclictest(run: &Run, vcpu: u32) -> Option<Value> {
 
 fn one(run: &Run, boot: &Boot) -> Value {
     let alone = Run { boots: vec![boot.clone()], ..*run };
+    let (ping, reads) = devices::loads(boot);
     let histograms: Map<String, Value> =
         boot.cyclictest.iter().map(|t| (t.vcpu.to_string(), json!(t.histogram))).collect();
     json!({
@@ -82,6 +84,9 @@ fn one(run: &Run, boot: &Boot) -> Value {
         "uptime_s": boot.uptime,
         "cyclictest": (0..run.vcpus).filter_map(|v| cyclictest(&alone, v)).collect::<Vec<_>>(),
         "window": window(run.mode, std::slice::from_ref(boot)),
+        "devices": devices::list(std::slice::from_ref(boot)),
+        "ping": ping,
+        "reads": reads,
         "window_by_vcpu": boot.window.iter().map(span).collect::<Vec<_>>(),
         "total_by_vcpu": boot.total.iter().map(span).collect::<Vec<_>>(),
         "timer_interrupts_by_vcpu": boot.timer_interrupts,
@@ -110,7 +115,7 @@ fn window(mode: Mode, boots: &[Boot]) -> Value {
     json!({
         "timer_interrupts": timer,
         "exits": exits,
-        "exits_per_timer_interrupt": per_timer(exits.values().sum(), timer),
+        "exits_per_timer_interrupt": per_interrupt(exits.values().sum(), timer),
         "time_in_guest": in_guest,
     })
 }
@@ -127,7 +132,7 @@ mod tests {
 
     #[test]
     fn the_promised_keys_are_there() {
-        let boots = vec![Boot::read(CONSOLE.lines()); 2];
+        let boots = vec![Boot::read(CONSOLE.lines(), "rt"); 2];
         let runs = vec![Run { mode: Mode::Direct, vcpus: 2, boots }];
         let report = Report { bed: "bochs", backend: "vmx", ips: Some(200_000_000), runs };
         let v = value(&report, &[]);
@@ -145,11 +150,12 @@ mod tests {
         assert!((ratio - 8.0 / 2420.0).abs() < 1e-9);
         assert!((window["time_in_guest"].as_f64().unwrap() - 0.9995).abs() < 1e-9);
         assert_eq!(run["boots"].as_array().unwrap().len(), 2);
+        assert_eq!(run["devices"], json!([]));
     }
 
     #[test]
     fn a_bare_machine_has_no_exits() {
-        let v = window(Mode::Bare, &[Boot::read(["GUEST window timer_interrupts cpu0=5"])]);
+        let v = window(Mode::Bare, &[Boot::read(["GUEST window timer_interrupts cpu0=5"], "rt")]);
         assert_eq!(v["time_in_guest"], 1.0);
         assert_eq!(v["exits_per_timer_interrupt"], 0.0);
         assert_eq!(v["exits"], json!({}));

@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod compare;
+pub mod devices;
 pub mod json;
 pub mod table;
 pub mod verdict;
@@ -26,6 +27,17 @@ impl Mode {
             Self::Direct => "direct",
         }
     }
+}
+
+/// What the guest measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measures {
+    /// Nothing: it only has to end well.
+    Nothing,
+    /// Latencies by cyclictest, driven by its timers.
+    Timer,
+    /// Interrupts of the PCI functions that it owns.
+    Devices,
 }
 
 /// All boots of one mode.

@@ -2,8 +2,8 @@
 
 use super::boot::{Boot, Span};
 use super::compare::{Comparison, Pool, compare};
-use super::verdict::{BOOTS_FOR_COMPARISON, Check, per_timer};
-use super::{Mode, Report, Run};
+use super::verdict::{BOOTS_FOR_COMPARISON, Check, per_interrupt};
+use super::{Mode, Report, Run, devices};
 use std::fmt::Write;
 
 const HEAD: [&str; 10] = [
@@ -38,7 +38,9 @@ fn write(out: &mut String, report: &Report, checks: &[Check]) -> std::fmt::Resul
             facts(out, run, boot)?;
         }
     }
-    writeln!(out, "\ncyclictest over its whole run; interrupts, exits and time in the window")?;
+    let measured = report.runs.iter().flat_map(|run| &run.boots).any(|b| !b.cyclictest.is_empty());
+    let latencies = if measured { "cyclictest over its whole run; " } else { "" };
+    writeln!(out, "\n{latencies}timer interrupts, exits and time in the window")?;
     let mut rows = vec![HEAD.map(String::from)];
     for run in &report.runs {
         for boot in &run.boots {
@@ -53,6 +55,9 @@ fn write(out: &mut String, report: &Report, checks: &[Check]) -> std::fmt::Resul
         for boot in &run.boots {
             reasons(out, boot)?;
         }
+    }
+    for boot in report.runs.iter().flat_map(|run| &run.boots) {
+        devices::text(out, boot)?;
     }
     comparison(out, report)?;
     if !checks.is_empty() {
@@ -98,7 +103,7 @@ fn boot_rows(run: &Run, boot: &Boot) -> Vec<[String; 10]> {
             us(test.map(|test| test.max)),
             timer.map_or("-".into(), |count| count.to_string()),
             exits(&|span| span.exits().to_string()),
-            exits(&|span| format!("{:.4}", per_timer(span.exits(), timer.unwrap_or(0)))),
+            exits(&|span| format!("{:.4}", per_interrupt(span.exits(), timer.unwrap_or(0)))),
             exits(&|span| format!("{:.4} %", span.time_in_guest() * 100.0)),
         ]
     };
@@ -193,7 +198,7 @@ mod tests {
 
     #[test]
     fn every_figure_is_in_the_table() {
-        let boots = vec![Boot::read(CONSOLE.lines())];
+        let boots = vec![Boot::read(CONSOLE.lines(), "rt")];
         let run = |mode| Run { mode, vcpus: 2, boots: boots.clone() };
         let report = Report {
             bed: "bochs",

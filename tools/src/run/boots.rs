@@ -77,7 +77,7 @@ pub fn machine(workspace: &Workspace, plan: &Plan, job: &Job) -> Result<Machine>
         cpuid: String::new(),
         ips: bed::FIGURES_IPS,
         time0: bed::TIME0 + job.seed - 1,
-        pc: bed::Pc::PLAIN,
+        pc: plan.pc,
         time_limit: Duration::from_secs(plan.time_limit),
     })
 }
@@ -104,7 +104,8 @@ fn one(workspace: &Workspace, plan: &Plan, job: &Job) -> Result<Boot> {
     let outcome = session::run(plan.bed, &machine, session::Console::Lines(&mut watched))?;
     drop(silent);
     let lines = outcome.lines.iter().map(String::as_str);
-    let mut boot = Boot::read(lines);
+    let vm = plan.config.vms.first().map_or("", |vm| &vm.name);
+    let mut boot = Boot::read(lines, vm);
     boot.seed = job.seed;
     boot.offset_us = offset(job.seed);
     boot.wall = outcome.wall;

@@ -1,7 +1,9 @@
 //! `cargo xtask run`: boots a Linux guest under Beeline, and beside it the same kernel on the bare
-//! machine, measures both with cyclictest and prints one table.
+//! machine, measures both with cyclictest and prints one table. With `--demo` the guest owns PCI functions
+//! instead, and their interrupts are counted.
 
 mod boots;
+mod demo;
 mod plan;
 
 use crate::bed::{self, Bed, Choice, session};
@@ -9,6 +11,7 @@ use crate::progress;
 use crate::report::{Mode, Report, Run, json, table, verdict};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
+use demo::Demo;
 use plan::Plan;
 use std::fs;
 use std::path::PathBuf;
@@ -20,6 +23,9 @@ pub struct Options {
     /// Where to run
     #[arg(long, value_enum, default_value = "auto")]
     pub bed: Choice,
+    /// Let the guest own PCI functions, and count their interrupts and the exits instead of running cyclictest
+    #[arg(long, value_enum, conflicts_with_all = ["kernel", "initrd", "config", "bare", "only_bare"])]
+    pub demo: Option<Demo>,
     /// Kernel of the guest: bzImage, Multiboot 1 or PVH ELF (default: Debian's RT kernel)
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
@@ -50,6 +56,9 @@ pub struct Options {
     /// Measurements of cyclictest on each CPU
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(100..))]
     pub loops: u32,
+    /// Blocks that the guest of a demo reads from its disk
+    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(100..))]
+    pub reads: u32,
     /// Boots of each kind with different start offsets, pooled in the report
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub boots: u32,
@@ -79,7 +88,10 @@ pub struct Options {
 /// When something could not be built or started.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     let start = Instant::now();
-    let bed = Bed::choose(options.bed)?;
+    let bed = match options.demo {
+        Some(demo) => demo.bed(options.bed)?,
+        None => Bed::choose(options.bed)?,
+    };
     let _ours = workspace.lock("run")?;
     let plan = Plan::make(workspace, options, bed)?;
     if options.interactive {
@@ -92,10 +104,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         runs: Vec::new(),
     };
     progress::title(&format!(
-        "{} boot(s) on {}, {} at a time (a boot of Linux takes 2 to 4 minutes on Bochs)",
+        "{} boot(s) on {}, {} at a time{}",
         plan.jobs.len(),
         bed.name(),
-        plan.parallel
+        plan.parallel,
+        if bed == Bed::Bochs { " (a boot of Linux takes 2 to 4 minutes there)" } else { "" }
     ));
     for (mode, boot) in boots::all(workspace, &plan)? {
         match report.runs.iter_mut().find(|run| run.mode == mode) {

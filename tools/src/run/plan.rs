@@ -1,11 +1,11 @@
 //! What `run` will boot: images, command lines, machines, in which order.
 
 use super::Options;
-use crate::bed::{self, Bed};
+use crate::bed::{self, Bed, Pc};
 use crate::config;
 use crate::iso::Module;
 use crate::progress::Step;
-use crate::report::Mode;
+use crate::report::{Measures, Mode};
 use crate::workspace::{Profile, Workspace};
 use crate::{image, initramfs, setup};
 use anyhow::{Context, Result, bail};
@@ -45,12 +45,14 @@ pub struct Plan {
     pub cpus: u32,
     /// Memory of the machine in MiB.
     pub memory_mib: u32,
+    /// Devices of the machine on the QEMU beds.
+    pub pc: Pc,
     /// Bochs' CPU model.
     pub model: String,
     /// Seconds for one boot.
     pub time_limit: u64,
-    /// Does the guest measure, so that figures must hold?
-    pub measures: bool,
+    /// What the guest measures, so that its figures must hold.
+    pub measures: Measures,
     /// The boots in their order.
     pub jobs: Vec<Job>,
     /// How many at a time.
@@ -65,15 +67,18 @@ impl Plan {
     pub fn make(workspace: &Workspace, options: &Options, bed: Bed) -> Result<Self> {
         setup::host(workspace, &[bed])?;
         let default_guest = options.config.is_none() && options.kernel.is_none();
-        let measures = default_guest
-            && options.initrd.is_none()
-            && options.cmdline.is_none()
-            && !options.interactive;
+        let own = options.initrd.is_some() || options.cmdline.is_some() || options.interactive;
+        let measures = match options.demo {
+            _ if own || !default_guest => Measures::Nothing,
+            None => Measures::Timer,
+            Some(_) => Measures::Devices,
+        };
         let (config, files) = match &options.config {
             Some(file) => (config::read(file)?, config::folder(file).into()),
             None => default_vm(workspace, options, bed)?,
         };
-        let bare = !options.no_bare && (options.bare || (measures && bed == Bed::Bochs));
+        let bare = !options.no_bare
+            && (options.bare || (measures == Measures::Timer && bed == Bed::Bochs));
         if (bare || options.only_bare) && (options.config.is_some() || bed != Bed::Bochs) {
             bail!("a bare boot needs the Bochs bed and no --config: the machine is the same one");
         }
@@ -108,6 +113,7 @@ impl Plan {
             cpus: config.vms.iter().flat_map(|vm| &vm.cpus).max().map_or(2, |core| core + 1),
             memory_mib: u32::try_from(memory.next_multiple_of(64)).context("too much memory")?,
             config,
+            pc: options.demo.map_or(Pc::PLAIN, |demo| demo.pc()),
             model: options.model.clone(),
             time_limit: options.time_limit,
             measures,
@@ -122,7 +128,7 @@ impl Plan {
     /// When the configuration or a file of it is not usable.
     pub fn modules(&self, job: &Job) -> Result<Vec<Module>> {
         let mut config = self.config.clone();
-        if self.measures
+        if self.measures == Measures::Timer
             && let Some(vm) = config.vms.first_mut()
         {
             vm.cmdline = seeded(&vm.cmdline, job.seed);
@@ -165,7 +171,10 @@ fn default_vm(workspace: &Workspace, options: &Options, bed: Bed) -> Result<(Con
             let guest = setup::guest(workspace, false)?;
             if initrd.is_none() {
                 let step = Step::start("Build the initramfs");
-                initrd = Some(initramfs::build(workspace, &guest)?);
+                initrd = Some(match options.demo {
+                    None => initramfs::build(workspace, &guest)?,
+                    Some(_) => initramfs::build_with_drivers(workspace, &guest)?,
+                });
                 step.done();
             }
             guest.kernel
@@ -193,7 +202,10 @@ fn default_vm(workspace: &Workspace, options: &Options, bed: Bed) -> Result<(Con
         debug_hooks: false,
         console: true,
     };
-    let config = Config { vms: vec![vm] };
+    let mut config = Config { vms: vec![vm] };
+    if let Some(demo) = options.demo {
+        demo.assign(&mut config)?;
+    }
     check(&config, &MachineFacts::default()).map_err(|why| anyhow::anyhow!("{why}"))?;
     Ok((config, dir))
 }
@@ -234,10 +246,17 @@ fn default_cmdline(options: &Options, bed: Bed) -> String {
     }
     if options.interactive {
         words.push("beeline.run=shell".into());
+    } else if options.demo.is_some() {
+        words.push("beeline.run=devices".into());
+        words.push(format!("beeline.reads={}", options.reads));
     } else {
         words.push("beeline.run=cyclictest".into());
         words.push(format!("beeline.cpus={}", cpus.join(",")));
         words.push(format!("beeline.loops={}", options.loops));
+        if !bed.is_deterministic() {
+            // The host's other work shows in milliseconds.
+            words.push("beeline.buckets=1000000".into());
+        }
     }
     words.join(" ")
 }
