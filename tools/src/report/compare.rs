@@ -11,8 +11,8 @@ const SAME: [&str; 5] = ["kernel", "clocksource", "clockevent", "mode", "idle"];
 pub struct Pool {
     /// Smallest.
     pub min: u64,
-    /// Half of all are at most this.
-    pub median: u64,
+    /// Half of all are at most this; `None` where it lies beyond a histogram.
+    pub median: Option<u64>,
     /// Mean.
     pub mean: f64,
     /// Largest.
@@ -26,24 +26,31 @@ impl Pool {
     #[must_use]
     pub fn of(run: &Run, which: impl Fn(u32) -> bool) -> Option<Self> {
         let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+        let (mut min, mut max, mut over, mut sum) = (u64::MAX, 0, 0, 0.0);
         let tests = run.boots.iter().flat_map(|boot| &boot.cyclictest);
         for test in tests.filter(|test| which(test.vcpu)) {
             for (value, count) in &test.histogram {
                 *counts.entry(*value).or_default() += count;
+                (min, max) = (min.min(*value), max.max(*value));
             }
-            // What the histogram did not hold is known by its maximum only.
+            let exact = test.histogram.iter().map(|(value, n)| *value as f64 * *n as f64).sum();
+            // What the histogram did not hold is in cyclictest's rounded mean only.
+            sum += if test.over == 0 { exact } else { test.avg as f64 * test.loops as f64 };
+            over += test.over;
             if test.over > 0 {
-                *counts.entry(test.max).or_default() += test.over;
+                (min, max) = (min.min(test.min), max.max(test.max));
             }
         }
-        let count: u64 = counts.values().sum();
-        let (min, max) = (*counts.first_key_value()?.0, *counts.last_key_value()?.0);
+        let count = counts.values().sum::<u64>() + over;
+        if count == 0 {
+            return None;
+        }
+        // Every histogram ends at the same bound, and what is over lies behind it.
         let mut below = 0;
         let median = counts.iter().find_map(|(value, n)| {
             below += n;
             (below * 2 >= count).then_some(*value)
-        })?;
-        let sum: f64 = counts.iter().map(|(value, n)| *value as f64 * *n as f64).sum();
+        });
         Some(Self { min, median, mean: sum / count as f64, max, count })
     }
 }
@@ -92,7 +99,10 @@ pub fn compare(report: &Report) -> Option<Comparison> {
         |what, bare: f64, direct: f64, limit, holds| Limit { what, bare, direct, limit, holds };
     let (low, high) = (bare.min as f64, bare.max as f64);
     let min_apart = instructions((direct.min as f64 - low).abs());
-    let (median, of_direct) = (bare.median as f64, direct.median as f64);
+    let (Some(median), Some(of_direct)) = (bare.median, direct.median) else {
+        return Some(Comparison::Refused("a median lies beyond the histogram".into()));
+    };
+    let (median, of_direct) = (median as f64, of_direct as f64);
     Some(Comparison::Limits(vec![
         // The clock has whole nanoseconds, an instruction takes five: allow one of rounding.
         line("min", low, direct.min as f64, "within 5 instructions", min_apart <= 5.2),
@@ -141,10 +151,28 @@ mod tests {
     fn pooling_weighs_every_measurement() {
         let run = report(CONSOLE).runs.remove(0);
         let pool = Pool::of(&run, |_| true).unwrap();
-        assert_eq!((pool.min, pool.median, pool.max, pool.count), (17700, 17705, 26100, 2000));
+        assert_eq!((pool.min, pool.median), (17700, Some(17705)));
+        assert_eq!((pool.max, pool.count), (26100, 2000));
         let exact = (17700.0 * 300.0 + 18800.0 * 600.0 + 26100.0 * 100.0 + 17_705_000.0) / 2000.0;
         assert!((pool.mean - exact).abs() < 1e-6);
         assert_eq!(Pool::of(&run, |cpu| cpu == 7), None);
+    }
+
+    #[test]
+    fn a_median_beyond_the_histogram_is_unknown() {
+        let pool = |over: u64| {
+            let text = format!(
+                "GUEST cyclictest cpu=0 min_ns=10 avg_ns=70 max_ns=900 loops={} over={over}\n\
+                 GUEST hist cpu=0 10:40,20:60\n",
+                100 + over
+            );
+            let boots = vec![Boot::read(text.lines(), "rt")];
+            Pool::of(&Run { mode: Mode::Direct, vcpus: 1, boots }, |_| true).unwrap()
+        };
+        let few = pool(100);
+        assert_eq!((few.min, few.median, few.max, few.count), (10, Some(20), 900, 200));
+        assert!((few.mean - 70.0).abs() < 1e-9);
+        assert_eq!(pool(101).median, None);
     }
 
     #[test]

@@ -65,7 +65,7 @@ fn cyclictest(run: &Run, vcpu: u32) -> Option<Value> {
         "min_us": us(tests.iter().map(|test| test.min).min()?),
         "avg_us": sum / loops.max(1) as f64 / 1e3,
         "max_us": us(tests.iter().map(|test| test.max).max()?),
-        "median_us": Pool::of(run, |cpu| cpu == vcpu).map(|pool| us(pool.median)),
+        "median_us": Pool::of(run, |cpu| cpu == vcpu).and_then(|pool| pool.median).map(us),
         "loops": loops,
     }))
 }

@@ -41,6 +41,12 @@ fn write(out: &mut String, report: &Report, checks: &[Check]) -> std::fmt::Resul
     let measured = report.runs.iter().flat_map(|run| &run.boots).any(|b| !b.cyclictest.is_empty());
     let latencies = if measured { "cyclictest over its whole run; " } else { "" };
     writeln!(out, "\n{latencies}timer interrupts, exits and time in the window")?;
+    if measured && report.ips.is_none() {
+        writeln!(
+            out,
+            "not a claim: latencies on this bed follow the host's clock and its other work"
+        )?;
+    }
     let mut rows = vec![HEAD.map(String::from)];
     for run in &report.runs {
         for boot in &run.boots {
@@ -90,7 +96,7 @@ fn boot_rows(run: &Run, boot: &Boot) -> Vec<[String; 10]> {
         let test = boot.cyclictest.iter().find(|test| test.vcpu == vcpu);
         let us = |ns: Option<u64>| ns.map_or("-".into(), |ns| format!("{:.3}", ns as f64 / 1e3));
         let one = Run { boots: vec![boot.clone()], ..*run };
-        let median = Pool::of(&one, |cpu| cpu == vcpu).map(|pool| pool.median);
+        let median = Pool::of(&one, |cpu| cpu == vcpu).and_then(|pool| pool.median);
         let timer = boot.timer_interrupts.get(vcpu as usize).copied();
         let span = boot.window.iter().find(|span| span.vcpu == vcpu);
         let exits = |f: &dyn Fn(&Span) -> String| span.map_or("-".into(), f);
@@ -125,7 +131,7 @@ fn pooled_row(run: &Run, cpu: u32) -> Option<[String; 10]> {
     row[0] = format!("{} pooled", run.mode.name());
     row[1] = cpu.to_string();
     row[2] = us(pool.min as f64);
-    row[3] = us(pool.median as f64);
+    row[3] = pool.median.map_or("-".into(), |median| us(median as f64));
     row[4] = us(pool.mean);
     row[5] = us(pool.max as f64);
     Some(row)
@@ -195,6 +201,20 @@ fn comparison(out: &mut String, report: &Report) -> std::fmt::Result {
 mod tests {
     use super::super::boot::tests::CONSOLE;
     use super::*;
+
+    #[test]
+    fn latencies_of_other_beds_are_marked() {
+        let text = |console: &str| {
+            let boots = vec![Boot::read(console.lines(), "rt")];
+            let run = Run { mode: Mode::Direct, vcpus: 2, boots };
+            text(&Report { bed: "qemu", backend: "svm", ips: None, runs: vec![run] }, &[])
+        };
+        assert!(text(CONSOLE).contains("not a claim"));
+        assert!(!text(devices::tests::CONSOLE).contains("cyclictest"));
+        // More than half of the samples over the bound: nobody knows their median.
+        let over = CONSOLE.replace("loops=1000 over=0", "loops=3000 over=2000");
+        assert!(text(&over).contains("17.700       -  18.800  26.100"), "{}", text(&over));
+    }
 
     #[test]
     fn every_figure_is_in_the_table() {
