@@ -50,6 +50,11 @@ disk() {
     for found in /dev/nvme*n1; do
         [ -b "$found" ] && return 0
     done
+    # A virtual function that its owner had not brought online yet has lost its driver.
+    for function in $([ $((tries % 10)) = 0 ] && grep -l 0x010802 /sys/bus/pci/devices/*/class); do
+        function=${function%/class}
+        [ -e "$function/driver" ] || echo "${function##*/}" > /sys/bus/pci/drivers/nvme/bind
+    done
     return 1
 }
 

@@ -1,7 +1,7 @@
 //! One boot of the Linux guest, read from the lines of its console.
 //!
-//! `GUEST …` lines come from the initramfs (`initramfs/init.sh` and `window`), `BEELINE …` lines
-//! from the hypervisor (docs/src/guest-interface.md).
+//! `GUEST …` lines come from the initramfs (`initramfs/init.sh` and `window`), `PF …` lines from the
+//! owner of physical functions, `BEELINE …` lines from the hypervisor (docs/src/guest-interface.md).
 
 use super::devices::{Device, Ping, Reads};
 use std::collections::BTreeMap;
@@ -82,6 +82,8 @@ impl Boot {
                 boot.guest(rest);
             } else if let Some(rest) = line.strip_prefix("BEELINE ") {
                 boot.beeline(rest, vm);
+            } else if line.starts_with("PF ") && line.contains(" FAILED ") {
+                boot.problems.push(format!("the owner of the physical functions said: {line}"));
             }
         }
         boot
@@ -274,9 +276,14 @@ BEELINE done\n";
 
     #[test]
     fn what_went_wrong_is_kept() {
-        let lines = ["GUEST failed cyclictest", "BEELINE vm-stop vm=a reason=refused"];
+        let lines = [
+            "GUEST failed cyclictest",
+            "BEELINE vm-stop vm=a reason=refused",
+            "PF igb ready vfs=2",
+            "PF 10c9:8086 FAILED no link",
+        ];
         let boot = Boot::read(lines, "rt");
-        assert_eq!(boot.problems.len(), 2);
+        assert_eq!(boot.problems.len(), 3);
         assert!(!boot.done);
     }
 }

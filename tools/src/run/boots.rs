@@ -98,6 +98,9 @@ fn one(workspace: &Workspace, plan: &Plan, job: &Job) -> Result<Boot> {
         }
         match LAST.iter().any(|last| line.starts_with(last)) {
             true => session::Then::ShouldEnd,
+            false if plan.last_line.as_ref().is_some_and(|last| line.starts_with(last)) => {
+                session::Then::Stop
+            }
             false => session::Then::GoOn,
         }
     };
@@ -116,7 +119,8 @@ fn one(workspace: &Workspace, plan: &Plan, job: &Job) -> Result<Boot> {
         session::End::TimeLimit => {
             Some(format!("the time limit of {} s passed (--time-limit)", plan.time_limit))
         }
-        session::End::Left | session::End::Stopped => Some("stopped by the user".to_string()),
+        session::End::Stopped => None,
+        session::End::Left => Some("stopped by the user".to_string()),
     };
     boot.problems.extend(ended);
     let file = machine.dir.join("console.log");

@@ -3,7 +3,7 @@
 //! instead, and their interrupts are counted.
 
 mod boots;
-mod demo;
+pub mod demo;
 mod plan;
 
 use crate::bed::{self, Bed, Choice, session};

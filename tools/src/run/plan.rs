@@ -1,6 +1,6 @@
 //! What `run` will boot: images, command lines, machines, in which order.
 
-use super::Options;
+use super::{Options, demo};
 use crate::bed::{self, Bed, Pc};
 use crate::config;
 use crate::iso::Module;
@@ -14,6 +14,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+/// The measured VM.
+const LINUX: &str = "rt";
 /// Names of the guest's files among the boot modules.
 const KERNEL: &str = "vmlinuz";
 const INITRD: &str = "initramfs";
@@ -51,6 +53,8 @@ pub struct Plan {
     pub model: String,
     /// Seconds for one boot.
     pub time_limit: u64,
+    /// The line after which the machine is switched off, if it does not do so itself.
+    pub last_line: Option<String>,
     /// What the guest measures, so that its figures must hold.
     pub measures: Measures,
     /// The boots in their order.
@@ -113,7 +117,8 @@ impl Plan {
             cpus: config.vms.iter().flat_map(|vm| &vm.cpus).max().map_or(2, |core| core + 1),
             memory_mib: u32::try_from(memory.next_multiple_of(64)).context("too much memory")?,
             config,
-            pc: options.demo.map_or(Pc::PLAIN, |demo| demo.pc()),
+            pc: options.demo.map_or(Pc::PLAIN, |_| demo::PC),
+            last_line: options.demo.and_then(|demo| demo.last_line(LINUX)),
             model: options.model.clone(),
             time_limit: options.time_limit,
             measures,
@@ -189,7 +194,7 @@ fn default_vm(workspace: &Workspace, options: &Options, bed: Bed) -> Result<(Con
         cmdline = format!("{cmdline} {more}");
     }
     let vm = VmConfig {
-        name: "rt".into(),
+        name: LINUX.into(),
         cpus: (1..=options.vcpus).collect(),
         memory: parse_size(&options.memory).map_err(|why| anyhow::anyhow!("--memory: {why}"))?,
         kernel: KERNEL.into(),
@@ -202,10 +207,13 @@ fn default_vm(workspace: &Workspace, options: &Options, bed: Bed) -> Result<(Con
         debug_hooks: false,
         console: true,
     };
-    let mut config = Config { vms: vec![vm] };
-    if let Some(demo) = options.demo {
-        demo.assign(&mut config)?;
-    }
+    let config = match options.demo {
+        None => Config { vms: vec![vm] },
+        Some(demo) => {
+            copy(&image::test_guest(workspace)?, &dir.join(demo::OWNER))?;
+            demo.config(bed, vm)?
+        }
+    };
     check(&config, &MachineFacts::default()).map_err(|why| anyhow::anyhow!("{why}"))?;
     Ok((config, dir))
 }
