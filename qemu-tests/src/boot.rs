@@ -98,6 +98,11 @@ pub fn carry_out(lab: &Lab<'_>, bed: Bed, boot: &Boot, filter: &str) -> Result<D
             seen += usize::from(line.starts_with(last));
             return if seen >= count { Then::Stop } else { Then::GoOn };
         }
+        if let Expect::Passes { last: Some(last), .. } = boot.expect
+            && line.starts_with(last)
+        {
+            return Then::Stop;
+        }
         match line.starts_with("BEELINE done") || line.starts_with("BEELINE fatal") {
             true => Then::ShouldEnd,
             false => Then::GoOn,
@@ -132,6 +137,7 @@ fn judge(bed: Bed, boot: &Boot, names: &Names, lines: &[String], end: End) -> Ve
     let ended_well = || match (end, fatal) {
         (_, Some(line)) => Some(format!("the hypervisor said: {line}")),
         (End::Exited(true), None) => None,
+        (End::Stopped, None) if matches!(boot.expect, Expect::Passes { .. }) => None,
         (end, None) => Some(how(end, boot.limit)),
     };
     let one = |failure: Option<String>| {
@@ -160,6 +166,7 @@ fn judge(bed: Bed, boot: &Boot, names: &Names, lines: &[String], end: End) -> Ve
             ];
             one(ended_well().or_else(|| missing(&texts)))
         }
+        Expect::Passes { check, .. } => one(ended_well().or_else(|| check(lines).err())),
         Expect::NoReturn(texts) => one(match fatal {
             Some(line) => Some(format!("the hypervisor said: {line}")),
             None if !matches!(end, End::Exited(_)) => Some(how(end, boot.limit)),

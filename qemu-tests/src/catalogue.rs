@@ -2,6 +2,7 @@
 
 use crate::check::{self, Check};
 use tools::bed::{self, Bed, Device, Firmware, Medium, Pc};
+use tools::run::demo::{self, Demo};
 
 /// What runs in the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub enum Guest {
         /// How many.
         vcpus: u32,
     },
+    /// The VMs of `cargo xtask run --demo`: Debian's kernel with two vCPUs uses PCI functions.
+    Devices(Demo),
     /// A boot that must be refused, for this reason.
     Broken(Fault),
 }
@@ -70,6 +73,14 @@ pub enum Expect {
     Tests,
     /// The same, and the whole console passes this check, which counts as one more test.
     TestsAnd(Check),
+    /// The machine ends well, or is switched off after the line that starts with `last`, and the whole console passes
+    /// the check.
+    Passes {
+        /// The last line of a boot whose other VMs run on for ever.
+        last: Option<&'static str>,
+        /// The check.
+        check: Check,
+    },
     /// Each test of this kind that the guest runs passes; some are skipped.
     SomeTests,
     /// Linux comes up with these clocks, on all its CPUs, and powers its machine off.
@@ -233,6 +244,22 @@ const fn generic(cpuid: &'static str, boot: Boot) -> Boot {
     only(Bed::Bochs, Boot { model: "bx_generic", cpuid, ..boot })
 }
 
+/// A boot that is judged as the demo is.
+const fn devices(name: &'static str, demo: Demo, cpus: u32, last: Option<&'static str>) -> Boot {
+    let boot = Boot {
+        // What the owner of the physical functions runs.
+        kind: "pf-owner",
+        guest: Guest::Devices(demo),
+        expect: Expect::Passes { last, check: check::devices },
+        pc: demo::PC,
+        cpus,
+        shows: "A1 A3 S9 E1",
+        limit: 600,
+        ..vm(name, 2)
+    };
+    only(Bed::Qemu, boot)
+}
+
 /// Debian's kernel, which must find these clocks by itself.
 const fn linux(clocks: &'static str) -> Boot {
     Boot {
@@ -251,6 +278,8 @@ const fn linux(clocks: &'static str) -> Boot {
 pub const BOOTS: &[Boot] = &[
     Boot { beds: Beds::AllBut(Bed::Qemu), ..linux("clocksource=tsc clockevent=lapic-deadline") },
     only(Bed::Qemu, linux("clocksource=tsc clockevent=lapic,lapic")),
+    devices("linux-pci", Demo::Pci, 3, None),
+    devices("linux-sriov", Demo::Sriov, 4, Some("BEELINE vm-stop vm=rt")),
     Boot { limit: 1800, ..with(HOOKS, 2, vm("kick", 2)) },
     Boot { limit: 600, ..vm("smp", 4) },
     vm("up", 1),
@@ -353,6 +382,11 @@ mod tests {
                 // Core 0 runs no guest.
                 Guest::Vm { vcpus, .. } | Guest::Linux { vcpus } => assert!(boot.cpus > vcpus),
                 Guest::TwoVms => assert!(boot.cpus > 2),
+                Guest::Devices(demo) => {
+                    assert_eq!(boot.cpus, demo.cores(2));
+                    let Expect::Passes { last, .. } = boot.expect else { panic!() };
+                    assert_eq!(last.map(String::from), demo.last_line("rt"));
+                }
                 Guest::Bare | Guest::Broken(_) => assert!(boot.cpus >= 1),
             }
         }

@@ -1,5 +1,7 @@
 //! Checks of a whole console, for what no guest can see of itself.
 
+use tools::report::{Boot, Measures, Mode, Report, Run, verdict};
+
 /// Says what is wrong.
 pub type Check = fn(&[String]) -> Result<(), String>;
 
@@ -46,6 +48,18 @@ pub fn flood(lines: &[String]) -> Result<(), String> {
     }
 }
 
+/// The figures of PCI functions hold, by the same rules as in `cargo xtask run --demo`.
+///
+/// # Errors
+/// The first that does not.
+pub fn devices(lines: &[String]) -> Result<(), String> {
+    let boots = vec![Boot::read(lines.iter().map(String::as_str), "rt")];
+    let runs = vec![Run { mode: Mode::Direct, vcpus: 2, boots }];
+    let report = Report { bed: "qemu", backend: "svm", ips: None, runs };
+    let checks = verdict::checks(&report, Measures::Devices);
+    checks.into_iter().find(|check| !check.holds).map_or(Ok(()), |check| Err(check.what))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +83,12 @@ mod tests {
             assert!(window(&lines(&good.replace(from, to))).is_err(), "{to}");
         }
         assert!(window(&lines(&format!("{good}\n{good}"))).is_err());
+    }
+
+    #[test]
+    fn devices_are_judged_as_in_a_demo() {
+        assert!(devices(&lines("GUEST done")).unwrap_err().contains("window"));
+        assert!(devices(&lines("GUEST failed no disk")).unwrap_err().contains("no disk"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use tools::bed::Bed;
 use tools::config::MODULE;
 use tools::iso::{Content, Entry, Module};
+use tools::run::demo;
 
 const KERNEL: &str = "guest.elf";
 const VMLINUZ: &str = "vmlinuz";
@@ -23,6 +24,8 @@ pub struct Files {
     pub guest: PathBuf,
     /// Debian's kernel and our initramfs, when a boot needs them.
     pub linux: Option<(PathBuf, PathBuf)>,
+    /// An initramfs with drivers.
+    pub drivers: Option<PathBuf>,
 }
 
 /// GRUB's entry for `boot`; `filter` goes to the test guest.
@@ -73,6 +76,22 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
                 ..vm
             });
         }
+        Guest::Devices(demo) => {
+            let linux = files.linux.as_ref().zip(files.drivers.as_ref());
+            let ((kernel, _), initrd) = linux.context("the Linux guest is not built")?;
+            modules.push(file(VMLINUZ, kernel));
+            modules.push(file(INITRAMFS, initrd));
+            modules.push(file(demo::OWNER, &files.guest));
+            let cmdline = "console=ttyS0,115200 quiet nokaslr cryptomgr.notests idle=halt \
+                           beeline.run=devices beeline.reads=2000 beeline.span-ms=2000";
+            let vm = VmConfig {
+                memory: 256 << 20,
+                kernel: VMLINUZ.into(),
+                initrd: Some(INITRAMFS.into()),
+                ..test_vm("rt", 1..=2, cmdline.into())
+            };
+            vms = demo.config(bed, vm)?.vms;
+        }
         Guest::Broken(fault) => {
             let mut vm = test_vm("vm", 1..=1, words(boot, bed, "up", filter, 1));
             match fault {
@@ -89,7 +108,7 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
         _ => Fault::Machine,
     };
     match fault {
-        _ if matches!(boot.guest, Guest::Linux { .. }) => {}
+        _ if matches!(boot.guest, Guest::Linux { .. } | Guest::Devices(_)) => {}
         _ if is_pvh(boot) => {
             let content = Content::Bytes(without_multiboot(&files.guest)?);
             modules.push(Module { name: KERNEL.into(), content });
@@ -146,6 +165,7 @@ fn give_modules(vm: &mut VmConfig, modules: &mut Vec<Module>) {
 pub fn memory_mib(boot: &Boot) -> u32 {
     match boot.guest {
         Guest::Linux { .. } => 448,
+        Guest::Devices(_) => 512,
         _ => 256,
     }
 }

@@ -65,14 +65,17 @@ pub fn files(workspace: &Workspace, boots: &[(Bed, &Boot)], profile: Profile) ->
     };
     let (image, guest) = (keep(&image)?, keep(&guest)?);
     step.done();
-    let linux = if boots.iter().any(|(_, boot)| matches!(boot.guest, Guest::Linux { .. })) {
+    let any = |kind: fn(&Guest) -> bool| boots.iter().any(|(_, boot)| kind(&boot.guest));
+    let (mut linux, mut drivers) = (None, None);
+    if any(|guest| matches!(guest, Guest::Linux { .. } | Guest::Devices(_))) {
         let packages = setup::guest(workspace, false)?;
         let initramfs = initramfs::build(workspace, &packages)?;
-        Some((packages.kernel, initramfs))
-    } else {
-        None
-    };
-    Ok(Files { image, guest, linux })
+        if any(|guest| matches!(guest, Guest::Devices(_))) {
+            drivers = Some(initramfs::build_with_drivers(workspace, &packages)?);
+        }
+        linux = Some((packages.kernel, initramfs));
+    }
+    Ok(Files { image, guest, linux, drivers })
 }
 
 /// Runs every boot that `filter` selects, `jobs` at a time; true when all passed.
