@@ -82,13 +82,16 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
             modules.push(file(VMLINUZ, kernel));
             modules.push(file(INITRAMFS, initrd));
             modules.push(file(demo::OWNER, &files.guest));
-            let cmdline = "console=ttyS0,115200 quiet nokaslr cryptomgr.notests idle=halt \
-                           beeline.run=devices beeline.reads=2000 beeline.span-ms=2000";
+            let cmdline = format!(
+                "console=ttyS0,115200 quiet nokaslr cryptomgr.notests idle=halt {} \
+                 beeline.run=devices beeline.reads=2000 beeline.span-ms=2000",
+                demo::WORDS
+            );
             let vm = VmConfig {
                 memory: 256 << 20,
                 kernel: VMLINUZ.into(),
                 initrd: Some(INITRAMFS.into()),
-                ..test_vm("rt", 1..=2, cmdline.into())
+                ..test_vm("rt", 1..=2, cmdline)
             };
             vms = demo.config(bed, vm)?.vms;
         }

@@ -21,6 +21,9 @@ const CARDS: [&str; 2] = ["pci:0000:01:00.0", "pci:0000:02:00.0"];
 /// Memory of the VM that owns the physical functions, in bytes.
 const OWNER_MEMORY: u64 = 32 << 20;
 
+/// Words of the guest's command line. Where idle CPUs have no tick, Linux asks them to balance its load from the
+/// tick of a busy one: some six IPIs per second, each an exit that no device asked for.
+pub const WORDS: &str = "nohz=off";
 /// The boot module with the owner of the physical functions: the test guest.
 pub const OWNER: &str = "pf-owner.elf";
 /// The machine.

@@ -256,6 +256,7 @@ fn default_cmdline(options: &Options, bed: Bed) -> String {
         words.push("beeline.run=shell".into());
     } else if options.demo.is_some() {
         words.push("beeline.run=devices".into());
+        words.push(demo::WORDS.into());
         words.push(format!("beeline.reads={}", options.reads));
     } else {
         words.push("beeline.run=cyclictest".into());
