@@ -245,7 +245,7 @@ const fn generic(cpuid: &'static str, boot: Boot) -> Boot {
 }
 
 /// A boot that is judged as the demo is.
-const fn devices(name: &'static str, demo: Demo, cpus: u32, last: Option<&'static str>) -> Boot {
+const fn of_demo(name: &'static str, demo: Demo, cpus: u32, last: Option<&'static str>) -> Boot {
     let boot = Boot {
         // What the owner of the physical functions runs.
         kind: "pf-owner",
@@ -278,8 +278,8 @@ const fn linux(clocks: &'static str) -> Boot {
 pub const BOOTS: &[Boot] = &[
     Boot { beds: Beds::AllBut(Bed::Qemu), ..linux("clocksource=tsc clockevent=lapic-deadline") },
     only(Bed::Qemu, linux("clocksource=tsc clockevent=lapic,lapic")),
-    devices("linux-pci", Demo::Pci, 3, None),
-    devices("linux-sriov", Demo::Sriov, 4, Some("BEELINE vm-stop vm=rt")),
+    of_demo("linux-pci", Demo::Pci, 3, None),
+    of_demo("linux-sriov", Demo::Sriov, 4, Some("BEELINE vm-stop vm=rt")),
     Boot { limit: 1800, ..with(HOOKS, 2, vm("kick", 2)) },
     Boot { limit: 600, ..vm("smp", 4) },
     vm("up", 1),
