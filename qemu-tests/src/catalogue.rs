@@ -36,6 +36,8 @@ pub struct Extras {
     pub hooks: bool,
     /// It owns the machine's interval timer.
     pub pit: bool,
+    /// PCI functions of the machine that it owns, as people write them.
+    pub pci: &'static [&'static str],
     /// It gets boot modules and a last word, which its test knows.
     pub modules: bool,
     /// Its kernel has no Multiboot header: only its PVH note says how it starts.
@@ -44,7 +46,7 @@ pub struct Extras {
 
 impl Extras {
     /// None of them.
-    pub const NONE: Self = Self { hooks: false, pit: false, modules: false, pvh: false };
+    pub const NONE: Self = Self { hooks: false, pit: false, pci: &[], modules: false, pvh: false };
 }
 
 /// What is wrong with a boot that must be refused.
@@ -239,6 +241,15 @@ const fn devices(devices: &'static [Device], boot: Boot) -> Boot {
 const EDU: &[Device] = &[Device::Edu { dma_mask: 0xFFFF_FFFF }];
 const IGB: &[Device] = &[Device::Igb];
 
+/// A VM with two vCPUs that owns the machine's one PCI device.
+const fn owner(device: &'static [Device], function: &'static [&'static str], boot: Boot) -> Boot {
+    devices(device, with(Extras { pci: function, ..Extras::NONE }, 2, boot))
+}
+
+/// Where QEMU and its firmware put the one device: behind the host bridge, or behind the first root port.
+const EDU_AT: &[&str] = &[check::EDU];
+const IGB_AT: &[&str] = &["pci:0000:01:00.0"];
+
 /// A machine of Bochs' own making, with exactly these features and 64-bit mode and x2APIC.
 const fn generic(cpuid: &'static str, boot: Boot) -> Boot {
     only(Bed::Bochs, Boot { model: "bx_generic", cpuid, ..boot })
@@ -306,6 +317,23 @@ pub const BOOTS: &[Boot] = &[
     bare("bare-xapic", "xapic", 2),
     bare("bare-redeliver", "redeliver", 1),
     bare("bare-pit", "pit", 2),
+    Boot {
+        expect: Expect::TestsAnd(check::no_iommu_fault),
+        shows: "S9",
+        limit: 900,
+        ..owner(EDU, EDU_AT, vm("edu", 2))
+    },
+    Boot {
+        expect: Expect::TestsAnd(check::no_iommu_fault),
+        shows: "S9",
+        limit: 600,
+        ..owner(IGB, IGB_AT, vm("msix", 2))
+    },
+    Boot {
+        expect: Expect::TestsAnd(check::blocked_dma),
+        shows: "S3 S9",
+        ..owner(EDU, EDU_AT, vm("hostile-edu", 2))
+    },
     Boot { limit: 600, ..devices(EDU, bare("bare-edu", "edu", 2)) },
     devices(IGB, bare("bare-msix", "msix", 2)),
     devices(EDU, bare("bare-edu-intx", "edu-intx", 2)),

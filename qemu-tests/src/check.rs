@@ -60,6 +60,70 @@ pub fn devices(lines: &[String]) -> Result<(), String> {
     checks.into_iter().find(|check| !check.holds).map_or(Ok(()), |check| Err(check.what))
 }
 
+/// The `edu` device of the machines that have one.
+pub const EDU: &str = "pci:0000:00:01.0";
+
+/// Device and reason of each fault that the IOMMU recorded.
+fn iommu_faults(lines: &[String]) -> Vec<(&str, u32)> {
+    let fault = |line: &'_ String| -> Option<(usize, usize, u32)> {
+        let words = line.strip_prefix("BEELINE iommu-fault ")?;
+        let value = |key: &str| {
+            words.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+        };
+        let device = value("device")?;
+        let reason = u32::from_str_radix(value("reason")?.strip_prefix("0x")?, 16).ok()?;
+        let start = line.find(device)?;
+        Some((start, start + device.len(), reason))
+    };
+    lines
+        .iter()
+        .filter_map(|line| fault(line).map(|(start, end, reason)| (&line[start..end], reason)))
+        .collect()
+}
+
+/// What a guest does with its own device and its own memory, no IOMMU has to block.
+///
+/// # Errors
+/// The first fault.
+pub fn no_iommu_fault(lines: &[String]) -> Result<(), String> {
+    match iommu_faults(lines).first() {
+        None => Ok(()),
+        Some((device, reason)) => Err(format!("IOMMU fault {reason:#x} of {device}")),
+    }
+}
+
+/// Reasons of faults (VT-d specification 4.1, section 7.2.3): write and read not permitted; index beyond the table, entry
+/// not present.
+const DMA: [u32; 2] = [0x05, 0x06];
+const INTERRUPT: [u32; 2] = [0x21, 0x22];
+
+/// The hypervisor shows that compatibility-format messages are off, and has recorded that the device's writes, reads and
+/// forged messages were blocked, and nothing of any other device.
+///
+/// # Errors
+/// What is missing, or the fault that is not the device's.
+pub fn blocked_dma(lines: &[String]) -> Result<(), String> {
+    if !lines.iter().any(|line| line.contains("(compatibility-format interrupts blocked)")) {
+        return Err("no line says that compatibility-format interrupts are blocked".into());
+    }
+    let faults = iommu_faults(lines);
+    // QEMU gives a message that came as plain DMA no requester.
+    let is_dma = |reason: &u32| !INTERRUPT.contains(reason);
+    let edu = EDU.strip_prefix("pci:").unwrap_or(EDU);
+    if let Some((device, reason)) = faults.iter().find(|(d, r)| is_dma(r) && *d != edu) {
+        return Err(format!("IOMMU fault {reason:#x} of {device}, which nobody uses"));
+    }
+    for reason in DMA {
+        if !faults.iter().any(|(_, seen)| *seen == reason) {
+            return Err(format!("no IOMMU fault of reason {reason:#x}"));
+        }
+    }
+    match faults.iter().any(|(_, seen)| INTERRUPT.contains(seen)) {
+        true => Ok(()),
+        false => Err("no IOMMU fault of a forged message".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

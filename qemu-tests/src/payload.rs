@@ -51,6 +51,9 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
             if extras.pit {
                 vm.devices.push(DeviceConfig::Pit);
             }
+            for function in extras.pci {
+                vm.devices.push(function.parse().map_err(anyhow::Error::msg)?);
+            }
             if extras.modules {
                 vm.cmdline += LAST_WORD;
                 give_modules(&mut vm, &mut modules);

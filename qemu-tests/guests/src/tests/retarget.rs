@@ -1,7 +1,7 @@
 //! Re-programming an interrupt while another CPU fires it (B2): the part that is the same for every kind of interrupt.
 
-use crate::runtime::text::{Outcome, ensure, ensure_eq};
-use crate::runtime::{arrivals, cpu, irq, smp, time};
+use crate::runtime::text::{Outcome, ensure, ensure_eq, fail};
+use crate::runtime::{arrivals, cpu, irq, lapic, smp, time};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 /// The CPU that fires; it and CPU 0 are the destinations.
@@ -96,7 +96,14 @@ pub fn while_firing(
     stop.store(true, SeqCst);
     let outcome = running.wait(3 * time::LONG);
     cpu::cli();
-    outcome?;
+    if let Err(why) = outcome {
+        // Where it may hang: an interrupt that waits, or one in service that keeps others waiting.
+        let (waits, serves) = (lapic::highest(lapic::IRR), lapic::highest(lapic::ISR));
+        let all = taken() - first;
+        fail!(
+            "{why}; cpu 0 has {waits:x?} requested, {serves:x?} in service; {all} came by all routes"
+        );
+    }
     ensure_eq!(done.load(SeqCst), changes, "changes made");
     let fired = fired.load(SeqCst);
     ensure_eq!(taken() - first, fired, "arrivals by all routes");
