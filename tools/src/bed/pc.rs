@@ -22,14 +22,21 @@ pub struct Pc {
     pub medium: Medium,
     /// PCI devices beside the chipset's.
     pub devices: &'static [Device],
+    /// Keep a log of exits and device interrupts, by an emulator that can.
+    pub witness: bool,
     /// Words added to the CPU model: `-svm` takes a feature away.
     pub cpu: &'static str,
 }
 
 impl Pc {
     /// A BIOS machine that boots from CD, without devices.
-    pub const PLAIN: Self =
-        Self { firmware: Firmware::Bios, medium: Medium::Cd, devices: &[], cpu: "" };
+    pub const PLAIN: Self = Self {
+        firmware: Firmware::Bios,
+        medium: Medium::Cd,
+        devices: &[],
+        witness: false,
+        cpu: "",
+    };
 }
 
 /// Who loads the boot loader.

@@ -15,6 +15,9 @@ pub const OLDEST: u32 = 10;
 /// The CPU model: SVM with nested paging. x2APIC is in no AMD model by itself.
 const CPU: &str = "EPYC-Rome,+x2apic";
 
+/// The log of exits and device interrupts, in the machine's folder.
+pub const WITNESS: &str = "witness.log";
+
 /// The binary: the one that `QEMU` names, else the one on PATH.
 #[must_use]
 pub fn program() -> OsString {
@@ -38,6 +41,11 @@ pub(super) fn prepare(machine: &Machine, interactive: bool) -> Result<Prepared> 
     let mut command = Command::new(program());
     command.args(["-accel", "tcg", "-machine", "q35", "-cpu", &cpu(machine)]);
     command.args(pc::arguments(machine, &serial)?);
+    if machine.pc.witness {
+        // Exits are logged with the code that is translated; of that no address has any.
+        command.args(["-d", "in_asm", "-dfilter", "0xfee00000+1", "-trace", "vtd_ir_remap_msi"]);
+        command.arg("-D").arg(machine.dir.join(WITNESS));
+    }
     Ok(Prepared { command, serial })
 }
 

@@ -4,6 +4,7 @@
 //! owner of physical functions, `BEELINE …` lines from the hypervisor (docs/src/guest-interface.md).
 
 use super::devices::{Device, Ping, Reads};
+use super::witness::Witness;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ pub struct Boot {
     pub ping: Option<Ping>,
     /// Reads of a disk in the window.
     pub reads: Option<Reads>,
+    /// What QEMU saw in the window.
+    pub witness: Option<Witness>,
     /// The measured window, by vCPU; empty without a hypervisor.
     pub window: Vec<Span>,
     /// Whole life of the VM, by vCPU.

@@ -3,11 +3,12 @@
 
 use super::boot::Boot;
 use super::verdict::{Check, per_interrupt};
+use super::witness::Witness;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// Exits per device interrupt must stay below this.
-const EXITS_PER_INTERRUPT: f64 = 0.01;
+pub(super) const EXITS_PER_INTERRUPT: f64 = 0.01;
 /// Interrupts of each device in the window, at least: fewer would show little.
 const ENOUGH: u64 = 100;
 
@@ -92,6 +93,9 @@ pub(super) fn checks(checks: &mut Vec<Check>, name: &str, boot: &Boot) {
     let (sent, answered) = boot.ping.map_or((0, 0), |ping| (ping.sent, ping.answered));
     // The last request is under way when ping is told to end.
     check(format!("ping: {answered} of {sent} answered"), answered > 0 && answered + 1 >= sent);
+    if let Some(witness) = boot.witness {
+        witness.checks(checks, name);
+    }
 }
 
 /// The section of the table.
@@ -111,6 +115,9 @@ pub(super) fn text(out: &mut String, boot: &Boot) -> std::fmt::Result {
         out,
         "all            {interrupts:>12}, with {exits} exits of the VM: {ratio:.4} each"
     )?;
+    if let Some(Witness { interrupts, exits, .. }) = boot.witness {
+        writeln!(out, "QEMU's log    {interrupts:>12}, with {exits} exits of all VMs")?;
+    }
     if let Some(Ping { sent, answered, min_us, avg_us, max_us }) = boot.ping {
         writeln!(
             out,

@@ -87,6 +87,9 @@ fn one(run: &Run, boot: &Boot) -> Value {
         "devices": devices::list(std::slice::from_ref(boot)),
         "ping": ping,
         "reads": reads,
+        "witness": boot.witness.map(|seen| json!({
+            "interrupts": seen.interrupts, "exits": seen.exits,
+            "exits_for_interrupts": seen.external})),
         "window_by_vcpu": boot.window.iter().map(span).collect::<Vec<_>>(),
         "total_by_vcpu": boot.total.iter().map(span).collect::<Vec<_>>(),
         "timer_interrupts_by_vcpu": boot.timer_interrupts,

@@ -6,6 +6,7 @@ pub mod devices;
 pub mod json;
 pub mod table;
 pub mod verdict;
+pub mod witness;
 
 pub use boot::Boot;
 

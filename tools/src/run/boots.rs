@@ -4,6 +4,7 @@ use super::plan::{Job, Plan, offset};
 use crate::bed::{self, Machine, session};
 use crate::iso::{self, Entry, Platforms};
 use crate::progress;
+use crate::report::witness::Witness;
 use crate::report::{Boot, Mode};
 use crate::symbolise;
 use crate::workspace::Workspace;
@@ -109,6 +110,10 @@ fn one(workspace: &Workspace, plan: &Plan, job: &Job) -> Result<Boot> {
     let lines = outcome.lines.iter().map(String::as_str);
     let vm = plan.config.vms.first().map_or("", |vm| &vm.name);
     let mut boot = Boot::read(lines, vm);
+    boot.witness = witness(&machine)?;
+    if boot.done && machine.pc.witness && boot.witness.is_none() {
+        boot.problems.push("the emulator's log does not show the measured window".into());
+    }
     boot.seed = job.seed;
     boot.offset_us = offset(job.seed);
     boot.wall = outcome.wall;
@@ -136,6 +141,16 @@ fn one(workspace: &Workspace, plan: &Plan, job: &Job) -> Result<Boot> {
         }
     }
     Ok(boot)
+}
+
+/// What the emulator logged of the window, if it kept a log.
+fn witness(machine: &Machine) -> Result<Option<Witness>> {
+    if !machine.pc.witness {
+        return Ok(None);
+    }
+    let file = machine.dir.join(bed::qemu::WITNESS);
+    let log = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(Witness::read(String::from_utf8_lossy(&log).lines()))
 }
 
 /// Says now and then that a silent machine is still at work.

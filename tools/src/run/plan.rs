@@ -117,7 +117,7 @@ impl Plan {
             cpus: config.vms.iter().flat_map(|vm| &vm.cpus).max().map_or(2, |core| core + 1),
             memory_mib: u32::try_from(memory.next_multiple_of(64)).context("too much memory")?,
             config,
-            pc: options.demo.map_or(Pc::PLAIN, |_| demo::PC),
+            pc: options.demo.map_or(Pc::PLAIN, |_| Pc { witness: bed == Bed::Qemu, ..demo::PC }),
             last_line: options.demo.and_then(|demo| demo.last_line(LINUX)),
             model: options.model.clone(),
             time_limit: options.time_limit,
