@@ -30,6 +30,11 @@ pub fn version() -> Option<u32> {
     version_in(&command::output(Command::new(program()).arg("--version")).ok()?)
 }
 
+/// Is a QEMU here that is new enough, or something to install it with?
+pub(super) fn can_be_had() -> bool {
+    version().is_some_and(|version| version >= OLDEST) || command::exists("apt-get")
+}
+
 fn version_in(text: &str) -> Option<u32> {
     let (_, version) = text.split_once(" version ")?;
     version.split('.').next()?.parse().ok()

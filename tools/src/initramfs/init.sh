@@ -20,7 +20,7 @@ leave() {
     echo "GUEST $1"
     stty sane < /dev/console # returns when the serial line has sent all
     sleep 0.1
-    [ "$(word beeline.exit power-off)" = bochs ] && window exit-bochs
+    case $(word beeline.exit power-off) in power-off) ;; *) window exit "$(word beeline.exit)" ;; esac
     poweroff -f
 }
 

@@ -142,6 +142,7 @@ mod tests {
         Report {
             bed: "bochs",
             backend: "vmx",
+            exits_per_timer: 0.01,
             ips: Some(200_000_000),
             runs: vec![run(Mode::Bare, CONSOLE), run(Mode::Direct, direct)],
         }

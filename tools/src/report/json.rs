@@ -137,7 +137,13 @@ mod tests {
     fn the_promised_keys_are_there() {
         let boots = vec![Boot::read(CONSOLE.lines(), "rt"); 2];
         let runs = vec![Run { mode: Mode::Direct, vcpus: 2, boots }];
-        let report = Report { bed: "bochs", backend: "vmx", ips: Some(200_000_000), runs };
+        let report = Report {
+            bed: "bochs",
+            backend: "vmx",
+            exits_per_timer: 0.01,
+            ips: Some(200_000_000),
+            runs,
+        };
         let v = value(&report, &[]);
         assert_eq!((v["bed"].as_str(), v["backend"].as_str()), (Some("bochs"), Some("vmx")));
         let run = &v["runs"][0];

@@ -59,6 +59,8 @@ pub struct Report {
     pub bed: &'static str,
     /// CPU backend of the hypervisor.
     pub backend: &'static str,
+    /// Exits per timer interrupt must stay below this.
+    pub exits_per_timer: f64,
     /// Emulated instructions per second, where a latency is a number of instructions.
     pub ips: Option<u64>,
     /// Bare first.

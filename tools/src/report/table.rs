@@ -207,7 +207,16 @@ mod tests {
         let text = |console: &str| {
             let boots = vec![Boot::read(console.lines(), "rt")];
             let run = Run { mode: Mode::Direct, vcpus: 2, boots };
-            text(&Report { bed: "qemu", backend: "svm", ips: None, runs: vec![run] }, &[])
+            text(
+                &Report {
+                    bed: "qemu",
+                    backend: "svm",
+                    exits_per_timer: 0.1,
+                    ips: None,
+                    runs: vec![run],
+                },
+                &[],
+            )
         };
         assert!(text(CONSOLE).contains("not a claim"));
         assert!(!text(devices::tests::CONSOLE).contains("cyclictest"));
@@ -223,6 +232,7 @@ mod tests {
         let report = Report {
             bed: "bochs",
             backend: "vmx",
+            exits_per_timer: 0.01,
             ips: Some(200_000_000),
             runs: vec![run(Mode::Bare), run(Mode::Direct)],
         };

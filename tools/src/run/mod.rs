@@ -62,7 +62,7 @@ pub struct Options {
     /// Boots of each kind with different start offsets, pooled in the report
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub boots: u32,
-    /// Boot the same kernel on the bare machine too (the default with the default guest on Bochs)
+    /// Boot the same kernel on the bare machine too (the default with the default guest, but on KVM)
     #[arg(long, overrides_with = "no_bare")]
     pub bare: bool,
     /// Do not
@@ -92,6 +92,13 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         Some(demo) => demo.bed(options.bed)?,
         None => Bed::choose(options.bed)?,
     };
+    if options.bed == Choice::Auto {
+        progress::title(&format!(
+            "Bed {}, CPU backend {} (--bed names another)",
+            bed.name(),
+            bed.backend()
+        ));
+    }
     let _ours = workspace.lock("run")?;
     let plan = Plan::make(workspace, options, bed)?;
     if options.interactive {
@@ -100,15 +107,16 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     let mut report = Report {
         bed: bed.name(),
         backend: bed.backend(),
+        exits_per_timer: bed.exits_per_timer(),
         ips: bed.is_deterministic().then_some(bed::FIGURES_IPS),
         runs: Vec::new(),
     };
     progress::title(&format!(
-        "{} boot(s) on {}, {} at a time{}",
+        "{} boot(s) on {}, {} at a time ({})",
         plan.jobs.len(),
         bed.name(),
         plan.parallel,
-        if bed == Bed::Bochs { " (a boot of Linux takes 2 to 4 minutes there)" } else { "" }
+        bed.patience()
     ));
     for (mode, boot) in boots::all(workspace, &plan)? {
         match report.runs.iter_mut().find(|run| run.mode == mode) {

@@ -25,7 +25,7 @@ const USAGE: &str =
     "usage: window run [--port 0xbe0] [--threads N] [--span-ms MS] [--output FILE] -- PROGRAM ARGS…
        window histogram FILE CPU,CPU…
        window devices BLOCK-DEVICE INTERFACE ADDRESS READS MIN-MS
-       window exit-bochs";
+       window exit bochs|debug-exit";
 
 fn main() -> ExitCode {
     let words: Vec<String> = env::args().skip(1).collect();
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Some("run") => run(&words[1..]),
         Some("histogram") => histogram(&words[1..]),
         Some("devices") => devices::run(&words[1..]),
-        Some("exit-bochs") => port::exit_bochs(),
+        Some("exit") => port::exit(words.get(1).map_or("", String::as_str)),
         _ => Err(USAGE.into()),
     };
     match done {

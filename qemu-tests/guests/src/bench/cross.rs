@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "assembly loops")]
 
-use super::frame::{ROUNDS, empty};
+use super::frame::{ROUNDS, empty, unit};
 use crate::runtime::registry::{detail, figure, tests};
 use crate::runtime::text::{Outcome, ensure, ensure_eq};
 use crate::runtime::{cpu, hypercall, lapic, smp, tables};
@@ -114,9 +114,9 @@ fn bench_cross_cpu_ipi() -> Outcome {
     receiver.wait(crate::runtime::time::LONG)?;
     // SAFETY: keeps the ABI.
     let ticks = ticks as i64 - unsafe { empty(ROUNDS) } as i64;
-    figure("cross_cpu_ipi_received", 10 * ticks / ROUNDS as i64, "instructions", ROUNDS);
+    figure("cross_cpu_ipi_received", 10 * ticks / ROUNDS as i64, unit(), ROUNDS);
     let sum = SUM.load(Ordering::SeqCst) as i64;
-    figure("cross_cpu_ipi_write_to_isr", 10 * sum / ROUNDS as i64, "instructions", ROUNDS);
+    figure("cross_cpu_ipi_write_to_isr", 10 * sum / ROUNDS as i64, unit(), ROUNDS);
     ensure_eq!(TAKEN.load(Ordering::SeqCst), ROUNDS, "IPIs taken");
     if hypercall::present() {
         ensure_eq!(exits, ROUNDS, "exits of the sender");
@@ -183,7 +183,7 @@ fn bench_ipi_to_halted_cpu_and_back() -> Outcome {
     ensure_eq!(TAKEN.load(Ordering::SeqCst), ROUNDS, "IPIs that came back");
     // SAFETY: keeps the ABI.
     let ticks = ticks as i64 - unsafe { empty(ROUNDS) } as i64;
-    figure("ipi_to_halted_cpu_and_back", 10 * ticks / ROUNDS as i64, "instructions", ROUNDS);
+    figure("ipi_to_halted_cpu_and_back", 10 * ticks / ROUNDS as i64, unit(), ROUNDS);
     ensure!(lapic::highest(lapic::ISR).is_none(), "a vector was left in service");
     Ok(())
 }

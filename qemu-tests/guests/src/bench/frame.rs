@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "assembly loops")]
 
+use crate::runtime::boot;
 use crate::runtime::hypercall::{self, ALL};
 use crate::runtime::registry::{detail, figure};
 use crate::runtime::text::{Outcome, Text, ensure_eq};
@@ -56,6 +57,11 @@ measured! {
     empty, [], []
 }
 
+/// What a tick of the TSC is: an instruction on an emulator that counts them.
+pub fn unit() -> &'static str {
+    if boot::options().tcg { "ticks" } else { "instructions" }
+}
+
 /// Means per round, in tenths of a tick.
 pub struct Means {
     /// Time from the guest's side.
@@ -92,16 +98,11 @@ pub fn measure(run: Loop) -> Means {
 /// Measures a row, prints its figures and holds it to its number of exits per round.
 pub fn row(name: &str, exits_per_round: u64, run: Loop) -> Outcome {
     let means = measure(run);
-    figure(name, means.ticks, "instructions", ROUNDS);
+    figure(name, means.ticks, unit(), ROUNDS);
     if hypercall::present() {
         ensure_eq!(means.exits, exits_per_round * ROUNDS, "exits in {ROUNDS} rounds of {name}");
         if exits_per_round != 0 {
-            figure(
-                Text::format(format_args!("{name}_root")).as_str(),
-                means.root,
-                "instructions",
-                ROUNDS,
-            );
+            figure(Text::format(format_args!("{name}_root")).as_str(), means.root, unit(), ROUNDS);
         }
         detail(format_args!("exits_per_round={exits_per_round}"));
     }

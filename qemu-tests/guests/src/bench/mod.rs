@@ -4,7 +4,7 @@
 //! subtracted. Loops that read the clock inside are of a length coprime to 5, the turn of Bochs with several CPUs.
 
 mod cross;
-mod frame;
+pub mod frame;
 mod interrupts;
 mod traps;
 mod xapic;

@@ -179,8 +179,8 @@ pub fn figures(name: &str) {
         let name = Text::format(format_args!("{name}_{what}"));
         figure(name.as_str(), 10 * value as i64, unit, n);
     };
-    print("latency_longest", hypercall::storm(LONGEST), "instructions");
-    print("latency_mean", hypercall::storm(MEAN), "instructions");
+    print("latency_longest", hypercall::storm(LONGEST), crate::bench::frame::unit());
+    print("latency_mean", hypercall::storm(MEAN), crate::bench::frame::unit());
     print("nmis_sent", hypercall::storm(NMIS_SENT), "nmis");
     print("nmis_as_exit", hypercall::storm(NMIS_AS_EXIT), "nmis");
     print("nmis_in_root_mode", hypercall::storm(NMIS_IN_ROOT), "nmis");
