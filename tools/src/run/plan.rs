@@ -249,10 +249,6 @@ fn default_cmdline(options: &Options, bed: Bed) -> String {
         // A bare machine has one CPU more, which stays parked.
         format!("nr_cpus={}", options.vcpus),
     ];
-    if !bed.is_deterministic() {
-        // A thread may wait for its turn on the host; at most 0.5 ms are told apart.
-        words.push("beeline.buckets=500000".into());
-    }
     if bed == Bed::Bochs {
         // CPUID of this model lies about the TSC; the bare kernel must be told.
         words.push(format!("tsc_early_khz={}", bed::FIGURES_IPS / 1000));

@@ -32,8 +32,9 @@ impl EventInfo {
     pub const TYPE_SOFTWARE: u8 = 4;
 
     /// The type of a delivery that an exit cut short, repaired. QEMU 10's TCG says "exception" of an external
-    /// interrupt and of an NMI. Vector 2 is no exception; a vector that no exception has, and whose ISR bit is set
-    /// (`in_service`), is an interrupt. Neither can mislead on hardware, which says it right.
+    /// interrupt and of an NMI. Vector 2 is no exception; a vector whose ISR bit is set (`in_service`) is an interrupt.
+    /// Hardware says it right, and only one case could mislead there: an exception 16 to 31 that is cut short while the
+    /// guest has an interrupt of that very number in service.
     #[must_use]
     pub const fn repaired(self, in_service: bool) -> Self {
         if self.kind() != Self::TYPE_EXCEPTION {
@@ -41,9 +42,7 @@ impl EventInfo {
         }
         match self.vector() {
             2 => self.with_kind(Self::TYPE_NMI).with_has_error_code(false),
-            22..=27 | 31.. if in_service => {
-                self.with_kind(Self::TYPE_EXTERNAL).with_has_error_code(false)
-            }
+            16.. if in_service => self.with_kind(Self::TYPE_EXTERNAL).with_has_error_code(false),
             _ => self,
         }
     }
@@ -68,6 +67,12 @@ mod tests {
         assert_eq!(interrupt.repaired(true).kind(), EventInfo::TYPE_EXTERNAL);
         assert_eq!(interrupt.repaired(false), interrupt);
         assert_eq!(EXCEPTION.with_vector(2).repaired(false).kind(), EventInfo::TYPE_NMI);
+        for vector in 16..=31 {
+            assert_eq!(
+                EXCEPTION.with_vector(vector).repaired(true).kind(),
+                EventInfo::TYPE_EXTERNAL
+            );
+        }
         let page_fault = EXCEPTION.with_vector(14);
         assert_eq!(page_fault.repaired(true), page_fault);
         let software = EXCEPTION.with_kind(EventInfo::TYPE_SOFTWARE).with_vector(0x80);
