@@ -94,8 +94,9 @@ fn a1_a3_pit_interrupts_take_no_exit() -> Outcome {
         ensure_eq!(traps(0) - all, seen, "traps during the interrupts");
         // The rate is the one that was programmed: nothing was doubled, nothing lost.
         let expected = N * ticks(PERIOD);
-        ensure!(span > expected - expected / 20, "{span} ticks instead of {expected}");
+        // TCG sends what a busy host made late in one burst.
         if !boot::options().tcg {
+            ensure!(span > expected - expected / 20, "{span} ticks instead of {expected}");
             ensure!(span < expected + expected / 20, "{span} ticks instead of {expected}");
         }
         detail(format_args!("interrupts={seen} exits={exits} ticks_each={}", span / N));

@@ -88,6 +88,7 @@ fn a6_xapic_ipis_reach_every_cpu() -> Outcome {
     }
     lapic::send(0xFF, ASSERT | u64::from(VECTOR));
     cpu::take_pending();
+    time::wait(time::LONG, || sum() - there == 3 * (n as u64 - 1));
     time::delay(5_000);
     cpu::take_pending();
     ensure_eq!(irq::count_here(VECTOR) - here, 3, "IPIs here after the 8-bit broadcast");
