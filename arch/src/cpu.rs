@@ -326,7 +326,7 @@ pub fn clear_unswitched_registers() {
 pub fn core_index() -> usize {
     let index: u32;
     // SAFETY: GS points at this core's area from `tables::install` on, and the exit path reloads
-    // it from the VMCS.
+    // it, from the VMCS or by VMLOAD.
     unsafe {
         asm!("mov {:e}, gs:[0]", out(reg) index, options(nostack, readonly, preserves_flags));
     }

@@ -181,6 +181,8 @@ impl Pci {
         may_reset: bool,
     ) -> Result<Opened, String> {
         let function = Function::new(self.hardware, bdf);
+        // Firmware may have left it at work: nothing comes from it before the IOMMU knows whose it is.
+        function.set_bus_master(false);
         bars::check(bars, &self.ram).map_err(|e| e.to_string())?;
         let way = if may_reset { reset::way(function) } else { Err(arch::pci::Why::NoReset) };
         let way = match way {

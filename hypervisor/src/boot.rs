@@ -122,9 +122,13 @@ fn bring_up(magic: u32, info: u64) -> Result<bool, String> {
     );
     let pci = assignment::start(&machine.platform, &boot.ram, rates.tsc_hz)?;
     // The one place where the vendor is chosen.
-    match vendor() {
-        Vendor::Intel => with_backend::<VmxVcpu>(&machine, pci),
-        Vendor::Amd => with_backend::<SvmVcpu>(&machine, pci),
+    match (cpu::has_vmx(), cpu::has_svm()) {
+        (true, _) => with_backend::<VmxVcpu>(&machine, pci),
+        (_, true) => with_backend::<SvmVcpu>(&machine, pci),
+        _ => Err("this CPU has neither Intel VMX (CPUID.1:ECX bit 5) nor AMD SVM (CPUID 8000_0001:ECX bit 2): use \
+                  a CPU with one of them, switch virtualisation on in the firmware, or pass `-cpu host` and nesting \
+                  to the outer QEMU/KVM"
+            .to_string()),
     }
 }
 

@@ -9,6 +9,11 @@ use core::panic::PanicInfo;
 
 static REPORTING: AtomicBool = AtomicBool::new(false);
 
+/// True once a report is being printed: the port is its alone.
+pub fn reporting() -> bool {
+    REPORTING.load(Ordering::Acquire)
+}
+
 /// Reports a panic.
 pub fn panic(info: &PanicInfo<'_>) -> ! {
     report(format_args!("{info}"), |each| {

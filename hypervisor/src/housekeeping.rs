@@ -8,6 +8,7 @@ use crate::boot::Machine;
 use crate::console::{self, GuestOutput, LogRing, Pump};
 use crate::cores;
 use crate::debug_hooks;
+use crate::fatal;
 use crate::monitor::{Input, Monitor};
 use crate::sync::{AtomicBool, Ordering, fence};
 use crate::vm::life::{self, Served};
@@ -123,7 +124,7 @@ fn print(pump: &mut Pump) -> bool {
         return false;
     }
     let mut sent = 0;
-    while sent < FIFO {
+    while sent < FIFO && !fatal::reporting() {
         let Some(byte) = pump.next(cpu::rdtsc(), outputs()) else { break };
         serial::put_ready(byte);
         sent += 1;

@@ -335,7 +335,9 @@ impl<R: Registers> Iommu<R> {
             changes.try_for_each(|(index, route)| self.unit(index)?.set_route(index, route));
         // The units work side by side.
         self.units.iter_mut().for_each(Unit::begin_interrupt_flush);
-        self.units.iter_mut().try_for_each(Unit::finish_interrupt_flush)?;
+        // All are waited for, also if one fails.
+        let flushed = self.units.iter_mut().map(Unit::finish_interrupt_flush);
+        flushed.fold(Ok(()), Result::and)?;
         written
     }
 

@@ -134,7 +134,7 @@ pub trait Backend: Sized + 'static {
     /// Asks for [`EventExit::InterruptWindow`] (or withdraws the wish).
     fn set_interrupt_window(&mut self, on: bool);
 
-    /// Makes the next entry exit at once with [`Exit::Quantum`]. Called by the host's NMI
+    /// Makes the next entry exit at once with [`EventExit::Quantum`]. Called by the host's NMI
     /// handler on the core in question, at any moment (requirement D2); does nothing while no
     /// vCPU is loaded there.
     fn request_immediate_exit();

@@ -1,4 +1,4 @@
-//! Writes to CR0, CR4 and XCR0 that touch bits the hypervisor owns. SDM volume 3, section 2.5
+//! Accesses of CR0, CR4 and XCR0 that touch bits the hypervisor owns. SDM volume 3, section 2.5
 //! and 13.3 of volume 1.
 
 use crate::stats::ExitKind;

@@ -14,6 +14,7 @@ use alloc::collections::BTreeMap;
 use arch::apic::PhysicalApicId;
 use arch::ioapic::{self, PinError, PinRoute};
 use arch::iommu::{Blocked, Error, Fault, Iommu, RemapIndex, Route};
+use arrayvec::ArrayVec;
 
 static IOMMU: Once<Mutex<Iommu>> = Once::new();
 /// The remapping entries of pins, by global system interrupt.
@@ -90,10 +91,17 @@ pub fn pin(gsi: u32, route: PinRoute) -> Result<(), PinError> {
 /// Tells of what the IOMMU has blocked (housekeeping core).
 pub fn report_faults() {
     let Some(iommu) = IOMMU.get() else { return };
+    let mut found: ArrayVec<Fault, 16> = ArrayVec::new();
     let mut dropped = 0_u32;
+    // A vCPU may be waiting for the lock: no text is made under it.
     let lost = iommu.lock().faults(&mut |fault| {
-        if rate_limit::IOMMU.allow() { tell(fault) } else { dropped += 1 }
+        if found.try_push(fault).is_err() {
+            dropped += 1;
+        }
     });
+    for fault in found {
+        if rate_limit::IOMMU.allow() { tell(fault) } else { dropped += 1 }
+    }
     if lost || dropped > 0 {
         DROPPED.fetch_add(dropped.max(1), crate::sync::Ordering::Relaxed);
     }

@@ -27,8 +27,9 @@ const STOP_PATIENCE: u64 = 1;
 /// # Errors
 /// What is wrong with the image, naming its field.
 pub fn start(vm: &'static Vm, modules: &[Module]) -> Result<(), String> {
-    let entry = load(vm, modules)?;
+    // Before the memory is filled: until its reset a function may still write where it did before.
     vm.devices.reset();
+    let entry = load(vm, modules)?;
     vm.set_up();
     console::line(format_args!("BEELINE vm-start vm={} vcpus={}", vm.config.name, vm.vcpus.len()));
     // The first vCPU goes last: it may send start-up IPIs at once.

@@ -91,6 +91,8 @@ pub fn print(vm: &Vm) {
         (core::mem::replace(&mut state.closed, fresh), core::mem::take(&mut state.dropped))
     };
     if !crate::rate_limit::WINDOW.allow() {
+        let windows = (closed.len() / vm.vcpus.len().max(1)) as u32;
+        vm.window.state.lock().dropped += dropped + windows;
         return;
     }
     let name = &vm.config.name;

@@ -14,6 +14,9 @@ pub const EFER_SVME: u64 = 1 << 12;
 const VM_CR: u32 = 0xC001_0114;
 const VM_CR_SVMDIS: u64 = 1 << 4;
 const VM_HSAVE_PA: u32 = 0xC001_0117;
+const TSC_RATIO: u32 = 0xC000_0104;
+/// A guest's TSC runs as fast as the CPU's: 8.32 fixed point.
+const TSC_RATIO_1: u64 = 1 << 32;
 const SVM_LEAF: u32 = 0x8000_000A;
 /// Tags in use: parking and the core's vCPU; 0 is the host's.
 const TAGS: u32 = 3;
@@ -80,6 +83,10 @@ pub fn enable() -> Result<(), Unusable> {
         cpu::wrmsr(cpu::MSR_EFER, cpu::rdmsr(cpu::MSR_EFER) | EFER_SVME);
         cpu::wrmsr(VM_HSAVE_PA, host_save.address());
         entry::save_host_state(host_vmcb.address());
+        if edx >> 4 & 1 != 0 {
+            // Requirement C5: an earlier hypervisor may have left another one.
+            cpu::wrmsr(TSC_RATIO, TSC_RATIO_1);
+        }
     }
     area().host_vmcb.store(host_vmcb.address(), Ordering::Relaxed);
     Ok(())

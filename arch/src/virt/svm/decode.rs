@@ -103,6 +103,8 @@ fn cut_short(vcpu: &mut SvmVcpu) -> Option<Event> {
         // Its delivery had begun to mask NMIs; the one that is delivered again must not find itself masked.
         vcpu.nmi = NmiState::Open;
         vcpu.intercept(First::IRET, false);
+        let control = &mut vcpu.vmcb_mut().control;
+        control.interrupt_control = control.interrupt_control.with_nmi_mask(false);
     }
     event
 }

@@ -133,9 +133,17 @@ pub fn release_nmis() {
 /// Acknowledges the NMI that caused an exit: it is still pending, and the host's handler takes it and does nothing, since
 /// whoever called has the exit to tell of it. A second one behind it goes its usual way.
 pub fn take_nmi() {
+    /// Looks at whether the handler has run; a CPU may take some instructions to deliver the NMI.
+    const LOOKS: u32 = 10_000;
     area().nmi_exited.store(true, Ordering::Relaxed);
-    // SAFETY: as above. The NMI is taken between the two; GIF is as before afterwards.
-    unsafe { asm!("stgi", "nop", "clgi", options(nostack)) };
+    release_nmis();
+    for _ in 0..LOOKS {
+        if !area().nmi_exited.load(Ordering::Relaxed) {
+            break;
+        }
+        crate::cpu::pause();
+    }
+    hold_nmis();
     area().nmi_exited.store(false, Ordering::Relaxed);
 }
 

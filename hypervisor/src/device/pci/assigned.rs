@@ -32,6 +32,8 @@ pub struct Assigned {
     cores: Vec<usize>,
     /// The remapping entry of each message.
     entries: Vec<Option<RemapIndex>>,
+    /// It did not come back from a reset: nobody speaks to it any more.
+    dead: bool,
 }
 
 /// The requester id that the function's requests carry.
@@ -58,6 +60,7 @@ impl Assigned {
             msix: description.msix,
             cores,
             entries: alloc::vec![None; messages.into()],
+            dead: false,
         }
     }
 
@@ -66,7 +69,10 @@ impl Assigned {
     }
 
     fn bar(&self, index: u8) -> Option<&Registers> {
-        self.bars.iter().find(|(bar, _)| *bar == index).map(|(_, registers)| registers)
+        self.bars
+            .iter()
+            .find(|(bar, _)| *bar == index && !self.dead)
+            .map(|(_, registers)| registers)
     }
 
     /// The hardware's MSI-X table: its registers and where it begins in them.
@@ -142,6 +148,9 @@ impl Backing for Assigned {
     }
 
     fn mask(&mut self, entry: u16, masked: bool) {
+        // A message without a remapping entry would be a write to address 0.
+        let has_entry = matches!(self.entries.get(usize::from(entry)), Some(Some(_)));
+        let masked = masked || self.msix.is_some() && !has_entry;
         if let Some((table, start)) = self.table() {
             let at = start + u64::from(entry) * Entry::SIZE + VECTOR_CONTROL;
             table.write(at, Width::Dword, if masked { Entry::MASKED.into() } else { 0 });
@@ -171,7 +180,7 @@ impl Backing for Assigned {
     }
 
     fn bus_master(&mut self, on: bool) {
-        self.function().set_bus_master(on);
+        self.function().set_bus_master(on && !self.dead);
     }
 
     fn read(&mut self, bar: u8, offset: u64, width: Width) -> u64 {
@@ -195,7 +204,11 @@ impl Backing for Assigned {
         if let Some(way) = self.way
             && let Err(why) = reset::reset(self.function(), way)
         {
-            self.complain("reset", why);
+            self.complain("it is given up: reset", why);
+            self.dead = true;
+        }
+        if self.dead {
+            return;
         }
         self.function().enable_memory();
         for entry in 0..self.entries.len() as u16 {
