@@ -2,7 +2,7 @@
 //! on idle with IF = 1.
 
 use super::text::{Outcome, ensure, ensure_eq};
-use super::{cpu, irq, smp, time};
+use super::{boot, cpu, irq, smp, time};
 
 /// Interrupts and exceptions of each CPU so far.
 pub fn traps() -> [u64; smp::MAX_CPUS] {
@@ -43,7 +43,9 @@ pub fn nothing_arrives(what: core::fmt::Arguments<'_>, fire: impl FnOnce()) -> O
 
 /// Long enough for an interrupt that goes astray; everything pending here is taken.
 pub fn settle() {
+    // On TCG the other CPU may wait for its turn on the host.
+    let long = if boot::options().tcg { time::UNITS / 50 } else { 500 };
     cpu::take_pending();
-    time::delay(500);
+    time::delay(long);
     cpu::take_pending();
 }
