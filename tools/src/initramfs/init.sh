@@ -100,12 +100,13 @@ case $(word beeline.run cyclictest) in
 cyclictest)
     cpus=$(word beeline.cpus 0) loops=$(word beeline.loops 1000) interval=$(word beeline.interval 1000)
     threads=$(echo "$cpus" | tr ',' '\n' | wc -l)
-    usleep "$(word beeline.offset 0)"
-    # The window spans 60 percent of the run. cyclictest's main thread wakes every 10 ms; left alone
-    # it moves between the CPUs, by an IPI each time.
-    window run --threads "$threads" --span-ms $((loops * interval * 6 / 10000)) --output /tmp/log -- \
-        cyclictest -m -p 90 -i "$interval" -l "$loops" -q -N -t "$threads" -a "$cpus" --mainaffinity=0 \
-        -h "$(word beeline.buckets 60000)" --histfile=/tmp/histogram || { cat /tmp/log; leave "failed cyclictest"; }
+    offset=$(word beeline.offset 0)
+    # All threads start at a full second plus the offset: the same distance from the kernel's tick
+    # wherever this runs, and long after the last program started. Under -M cyclictest's main thread
+    # sleeps until there is a new maximum; else it wakes every 10 ms on a measured CPU.
+    window run --threads "$threads" --loops "$loops" --interval-us "$interval" --offset-us "$offset" --output /tmp/log -- \
+        cyclictest -m -p 90 -i "$interval" -l "$loops" -q -M -N -t "$threads" -a "$cpus" --mainaffinity=0 \
+        --secaligned="$offset" -h "$(word beeline.buckets 60000)" --histfile=/tmp/histogram || { cat /tmp/log; leave "failed cyclictest"; }
     window histogram /tmp/histogram "$cpus" || leave "failed histogram"
     grep -E 'LOC|IPI|RES|CAL|NMI' /proc/interrupts
     leave done

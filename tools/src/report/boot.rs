@@ -45,7 +45,7 @@ pub struct Span {
 pub struct Boot {
     /// Number of the boot, the seed of its start offset.
     pub seed: u64,
-    /// cyclictest started this much later, in microseconds.
+    /// How far behind the full second cyclictest started, in microseconds.
     pub offset_us: u64,
     /// The guest said that it finished.
     pub done: bool,
