@@ -208,12 +208,10 @@ pub fn reset() -> Result<(), NotEmpty> {
         wrmsr(msr::SVR, SVR_ENABLED | u64::from(SPURIOUS_VECTOR));
         wrmsr(msr::TPR, 0);
     }
-    // At most one round per vector: 240 in service, each IRR bit becomes one ISR bit.
-    for _ in 0..256 {
-        let Some(vector) = highest(msr::ISR0) else { break };
-        retire(vector);
-    }
+    retire_all();
     crate::tables::drain_pending();
+    // Vector 2, which QEMU's TCG delivers although no LAPIC should: the NMI handler took it.
+    retire_all();
     let left = NotEmpty { in_service: highest(msr::ISR0), requested: highest(msr::IRR0) };
     // SAFETY: software-disabled is the state after INIT; the error register is cleared by a
     // write and TDCR starts at 0.
@@ -232,6 +230,14 @@ fn keep_spurious_vector_off(vector: u8) {
     let spurious = if vector == SPURIOUS_VECTOR { SPURIOUS_VECTOR - 1 } else { SPURIOUS_VECTOR };
     // SAFETY: both vectors have handlers wherever IF is opened.
     unsafe { wrmsr(msr::SVR, SVR_ENABLED | u64::from(spurious)) };
+}
+
+/// Ends everything in service: at most one round per vector.
+fn retire_all() {
+    for _ in 0..256 {
+        let Some(vector) = highest(msr::ISR0) else { break };
+        retire(vector);
+    }
 }
 
 /// Ends `vector`, the highest in service, while a LAPIC is emptied.

@@ -71,17 +71,11 @@ pub fn load_host() {
     load(host());
 }
 
-/// Makes the drain window's IDT current. Vectors below 16 cannot come from a LAPIC, except NMI:
-/// they keep the host's handlers.
+/// Makes the drain window's IDT current. NMIs keep the host's handler.
 pub fn load_window() {
+    const NMI: u64 = 2;
     load(WINDOW.call_once(|| {
-        build(|vector| {
-            if vector < 16 {
-                trap::stubs() + vector * STUB
-            } else {
-                window::stubs() + vector * STUB
-            }
-        })
+        build(|vector| if vector == NMI { trap::stubs() } else { window::stubs() } + vector * STUB)
     }));
 }
 

@@ -2,8 +2,8 @@
 //! in the LAPIC's IRR (docs: how it works).
 //!
 //! It has an IDT of its own, whose stubs assume no error code: a guest may legally have sent
-//! itself vectors 16 to 31. Each vector is confirmed by its ISR bit; without one it was an
-//! exception of ours.
+//! itself vectors 16 to 31, and QEMU's TCG delivers 0 to 15 as well, which hardware refuses. Each
+//! vector is confirmed by its ISR bit; without one it was an exception of ours.
 
 #![expect(unsafe_code, reason = "interrupt stubs are assembly")]
 
