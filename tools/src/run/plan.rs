@@ -156,11 +156,13 @@ impl Plan {
 }
 
 /// The start offset of boot `seed` in microseconds: how far behind the kernel's tick cyclictest
-/// measures. Below its interval, for the tick's is a multiple of it; spread by a multiplicative
-/// sequence; none for the first.
+/// measures. Below its interval, for the tick's is a multiple of it. The van der Corput sequence
+/// spreads any number of boots evenly: 0, 500, 250, 750, 125, and so on.
 #[must_use]
 pub fn offset(seed: u64) -> u64 {
-    (seed.saturating_sub(1)).wrapping_mul(2_654_435_761) % 1000
+    const BITS: u32 = 16;
+    let mirrored = u64::from((seed.saturating_sub(1) as u16).reverse_bits());
+    (mirrored * 1000) >> BITS
 }
 
 fn seeded(cmdline: &str, seed: u64) -> String {
@@ -278,12 +280,8 @@ mod tests {
 
     #[test]
     fn offsets_are_spread_and_repeatable() {
-        let offsets: Vec<u64> = (1..=6).map(offset).collect();
-        assert_eq!(offsets[0], 0);
-        let mut sorted = offsets.clone();
-        sorted.sort_unstable();
-        sorted.dedup();
-        assert_eq!(sorted.len(), 6, "{offsets:?}");
-        assert!(sorted.iter().all(|offset| *offset < 1000));
+        let offsets: Vec<u64> = (1..=8).map(offset).collect();
+        assert_eq!(offsets, [0, 500, 250, 750, 125, 625, 375, 875]);
+        assert!((0..70_000).all(|seed| offset(seed) < 1000));
     }
 }
