@@ -215,6 +215,30 @@ pub fn block(size: u64) -> Option<Block> {
     Some(Block { start, len: size })
 }
 
+/// As [`block`], below `limit`; blocks that lie above it are offered to nobody meanwhile and given back. For boot, where
+/// nobody else allocates.
+pub fn block_below(size: u64, limit: u64) -> Option<Block> {
+    let layout =
+        Layout::from_size_align(size as usize, size as usize).ok().filter(|_| size >= 8)?;
+    let mut above = alloc::vec::Vec::new();
+    let found = loop {
+        // SAFETY: the layout has a size above zero.
+        let Some(start) = NonNull::new(unsafe { alloc::alloc::alloc(layout) }) else { break None };
+        if (start.as_ptr() as u64).checked_add(size).is_some_and(|end| end <= limit) {
+            break Some(Block { start, len: size });
+        }
+        above.push(start);
+    };
+    for start in above {
+        // SAFETY: it was allocated above with this layout.
+        unsafe { alloc::alloc::dealloc(start.as_ptr(), layout) };
+    }
+    if let Some(block) = &found {
+        block.fill(0);
+    }
+    found
+}
+
 /// Allocates one zeroed frame.
 pub fn frame() -> Option<Block> {
     block(FRAME)

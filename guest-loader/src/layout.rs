@@ -90,10 +90,13 @@ pub const BOOT_INFO_START: u64 = 0x1_0000;
 /// End of the area for the information structure.
 pub const BOOT_INFO_END: u64 = 0x3_0000;
 
-/// The RAM of one VM, at most four stretches.
-pub type RamRanges = ArrayVec<RamRange, 4>;
-/// A VM's memory map as its boot protocol reports it.
-pub type MemoryMap = ArrayVec<MapEntry, 8>;
+/// Stretches of RAM a VM may have. One stretch is enough unless guest addresses are the host's.
+pub const MAX_STRETCHES: usize = 16;
+/// The RAM of one VM.
+pub type RamRanges = ArrayVec<RamRange, MAX_STRETCHES>;
+/// A VM's memory map as its boot protocol reports it: each of the borders of [`e820`] adds one
+/// entry at most.
+pub type MemoryMap = ArrayVec<MapEntry, { MAX_STRETCHES + 3 }>;
 
 /// The RAM of a VM configured with `memory` bytes, ascending.
 pub fn ram_ranges(memory: u64) -> RamRanges {
@@ -109,6 +112,24 @@ pub fn ram_ranges(memory: u64) -> RamRanges {
         .filter(|&(_, size)| size > 0)
         .map(|(start, size)| RamRange { start: GuestPhys(start), size })
         .collect()
+}
+
+/// The RAM of a VM whose `pieces` (first byte and length, ascending) lie at the host's own
+/// addresses, so that devices without an IOMMU find it: the first MiB as in every VM, then the pieces. `None` if
+/// one of them lies where a VM has something else, or if they make too many stretches.
+pub fn identity_ranges(pieces: impl IntoIterator<Item = (u64, u64)>) -> Option<RamRanges> {
+    let mut ranges = ram_ranges(HIGH_MEMORY);
+    for (start, size) in pieces {
+        let end = start.checked_add(size)?;
+        if start < HIGH_MEMORY || start < HIGH_RAM_START && end > LOW_RAM_END {
+            return None;
+        }
+        match ranges.last_mut().filter(|last| last.end() == start && start != HIGH_MEMORY) {
+            Some(last) => last.size += size,
+            None => ranges.try_push(RamRange { start: GuestPhys(start), size }).ok()?,
+        }
+    }
+    Some(ranges)
 }
 
 /// What a stretch of memory is for. The numbers are those of E820, Multiboot and PVH alike
@@ -150,7 +171,7 @@ pub fn e820(ram: &[RamRange]) -> MemoryMap {
             let start = range.start.0.max(from);
             let end = range.end().min(to);
             if start < end {
-                // Three stretches of RAM and three borders make at most six entries.
+                // The map has room for every stretch and border.
                 let entry = MapEntry { start: GuestPhys(start), size: end - start, kind };
                 let _ = map.try_push(entry);
             }
@@ -167,6 +188,7 @@ pub fn low_ram_end(ram: &[RamRange]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
     use proptest::prelude::*;
 
     #[test]
@@ -205,6 +227,25 @@ mod tests {
             }
             let acpi = map.iter().find(|entry| entry.kind == MapKind::Acpi).unwrap();
             prop_assert_eq!((acpi.start.0, acpi.size), (ACPI_START, ACPI_END - ACPI_START));
+        }
+
+        #[test]
+        fn identity_stretches_are_the_pieces(pieces in proptest::collection::btree_set(1u64..3000, 1..40)) {
+            let pieces: Vec<_> = pieces.into_iter().map(|mib| (mib << 21, 2 << 20)).collect();
+            match identity_ranges(pieces.iter().copied()) {
+                Some(ranges) => {
+                    prop_assert_eq!(e820(&ranges).iter().map(|e| e.size).sum::<u64>(),
+                        ranges.iter().map(|r| r.size).sum::<u64>());
+                    for (start, size) in pieces {
+                        prop_assert!(ranges.iter().any(|range| range.contains(start, size)));
+                        prop_assert!(start + size <= LOW_RAM_END || start >= HIGH_RAM_START);
+                    }
+                }
+                None => {
+                    let device = |&(start, size)| start + size > LOW_RAM_END && start < HIGH_RAM_START;
+                    prop_assert!(pieces.len() > MAX_STRETCHES - 2 || pieces.iter().any(device));
+                }
+            }
         }
 
         #[test]

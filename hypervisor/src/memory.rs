@@ -42,6 +42,29 @@ impl GuestRam {
         Ok(Self { first, more, ranges: layout::ram_ranges(size) })
     }
 
+    /// Allocates zeroed RAM of `size` bytes at the host's own addresses, for devices that no IOMMU translates for, and the
+    /// first MiB, which is where every guest has it: a device would miss that one.
+    ///
+    /// # Errors
+    /// If there is not enough memory where a VM has no devices, or only in too many stretches.
+    pub fn identity(size: u64) -> Result<Self, OutOfMemory> {
+        let first = heap::block(layout::HIGH_MEMORY).ok_or(OutOfMemory)?;
+        let mut more = Vec::new();
+        let mut done = 0;
+        while done < size {
+            // Kernels start below 4 GiB, and so do old devices.
+            let below = |size| heap::block_below(size, LOW_RAM_END);
+            let block = largest(size - done, 0, below).or_else(|| largest_block(size - done, 0));
+            let block = block.ok_or(OutOfMemory)?;
+            done += block.len();
+            more.push((block.address(), block));
+        }
+        more.sort_unstable_by_key(|(gpa, _)| *gpa);
+        let pieces = more.iter().map(|(gpa, block)| (*gpa, block.len()));
+        let ranges = layout::identity_ranges(pieces).ok_or(OutOfMemory)?;
+        Ok(Self { first, more, ranges })
+    }
+
     /// All pieces, with their guest-physical addresses.
     fn pieces(&self) -> impl Iterator<Item = (u64, &Block)> {
         let more = self.more.iter().map(|(gpa, block)| (*gpa, block));
@@ -187,11 +210,15 @@ impl ReadPhys for NearRam<'_> {
 
 /// The largest power of two that fits, is aligned at `gpa`, and that the heap has.
 fn largest_block(room: u64, gpa: u64) -> Option<Block> {
+    largest(room, gpa, heap::block)
+}
+
+fn largest(room: u64, gpa: u64, block: impl Fn(u64) -> Option<Block>) -> Option<Block> {
     let mut size = LARGEST;
     while size >= SMALLEST {
         if size <= room
             && gpa.is_multiple_of(size)
-            && let Some(block) = heap::block(size)
+            && let Some(block) = block(size)
         {
             return Some(block);
         }
@@ -279,6 +306,25 @@ mod tests {
         assert!(space.translate((38 << 20) - 1).is_some());
         assert_eq!(space.translate(38 << 20), None);
         assert_eq!(space.translate(0xA_0000), None);
+    }
+
+    #[test]
+    fn identity_ram_is_where_the_host_has_it() {
+        let ram = GuestRam::identity(8 << 20).unwrap();
+        let mut space = Stage2::new(arch::stage2::Format::Ept, 1).unwrap();
+        ram.map(&mut space).unwrap();
+        let high = || ram.ranges.iter().filter(|range| range.start.0 >= layout::HIGH_MEMORY);
+        assert_eq!(high().map(|range| range.size).sum::<u64>(), 8 << 20);
+        for range in high() {
+            for gpa in [range.start.0, range.end() - 1] {
+                assert_eq!(space.translate(gpa), Some(gpa), "{gpa:#x}");
+            }
+            assert!(ram.write_bytes(range.start.0, b"here"));
+            assert!(!ram.write_bytes(range.end() - 2, b"over"));
+        }
+        assert!(ram.write_bytes(0x1000, b"low"));
+        assert!(ram.write_bytes(layout::HIGH_MEMORY - 4, b"last"));
+        assert!(!ram.write_bytes(layout::HIGH_MEMORY, b"none"));
     }
 
     #[test]

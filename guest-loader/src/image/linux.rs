@@ -1,7 +1,7 @@
 //! Linux bzImage, entered by the 64-bit boot protocol (Linux Documentation/arch/x86/boot.rst).
 //!
-//! The kernel goes to its preferred address: a lower one would be moved up by its decompressor,
-//! a higher one gains nothing in a VM of its own.
+//! The kernel goes to its preferred address: a lower one would be moved up by its decompressor, a
+//! higher one gains nothing, unless the VM has no RAM there.
 
 mod boot_params;
 mod tables;
@@ -95,6 +95,20 @@ impl<'a> Kernel<'a> {
         let init_size = u64::from(header.init_size.get()).max(payload.len() as u64);
         Ok(Self { header, header_bytes, payload, init_size })
     }
+
+    /// Claims the kernel's place: its preferred address, or the next one above that will do.
+    fn place(&self, places: &mut Places) -> Result<u64, LoadError> {
+        let what = "pref_address (kernel, init_size)";
+        let wanted = self.header.pref_address.get();
+        match places.claim(what, wanted, self.init_size) {
+            Err(LoadError::NoRoom { .. }) if self.header.relocatable_kernel != 0 => {
+                // boot.rst: a relocatable kernel may be anywhere at a multiple of this.
+                let align = u64::from(self.header.kernel_alignment.get()).max(PAGE);
+                Ok(places.lowest_aligned(what, wanted, self.init_size, align)?.0)
+            }
+            claimed => claimed.map(|()| wanted),
+        }
+    }
 }
 
 fn bad<T>(field: &'static str, value: u64, want: &'static str) -> Result<T, LoadError> {
@@ -159,8 +173,7 @@ pub fn load(mem: &mut impl GuestMemory, spec: &GuestSpec<'_>) -> Result<CpuEntry
     ] {
         places.claim(what, start, size)?;
     }
-    let address = header.pref_address.get();
-    places.claim("pref_address (kernel, init_size)", address, kernel.init_size)?;
+    let address = kernel.place(&mut places)?;
     mem.write(GuestPhys(address), kernel.payload)?;
 
     let initrd = spec.initrd.unwrap_or(&[]);
@@ -176,7 +189,7 @@ pub fn load(mem: &mut impl GuestMemory, spec: &GuestSpec<'_>) -> Result<CpuEntry
     let mut text = Vec::from(spec.cmdline);
     text.push(0);
     mem.write(GuestPhys(LINUX_CMDLINE), &text)?;
-    write_zero_page(mem, spec, &kernel, initrd_at, initrd.len())?;
+    write_zero_page(mem, spec, &kernel, address, initrd_at, initrd.len())?;
     tables::write(mem)?;
     Ok(CpuEntry::Long64 {
         // The sum stays below 3 GiB + 512.
@@ -193,6 +206,7 @@ fn write_zero_page(
     mem: &mut impl GuestMemory,
     spec: &GuestSpec<'_>,
     kernel: &Kernel<'_>,
+    address: u64,
     initrd: GuestPhys,
     initrd_size: usize,
 ) -> Result<(), LoadError> {
@@ -209,7 +223,7 @@ fn write_zero_page(
     params.header.ramdisk_image = (initrd.0 as u32).into();
     params.header.ramdisk_size = (initrd_size as u32).into();
     params.header.cmd_line_ptr = (LINUX_CMDLINE as u32).into();
-    params.header.code32_start = (kernel.header.pref_address.get() as u32).into();
+    params.header.code32_start = (address as u32).into();
     let map = layout::e820(mem.ram());
     params.e820_entries = map.len().min(E820_MAX) as u8;
     for (to, from) in params.e820_table.iter_mut().zip(&map) {

@@ -64,14 +64,28 @@ impl Places {
         from: u64,
         size: u64,
     ) -> Result<GuestPhys, LoadError> {
+        self.lowest_aligned(what, from, size, PAGE)
+    }
+
+    /// As [`Places::lowest`], at a multiple of `align`, a power of two.
+    ///
+    /// # Errors
+    /// [`LoadError::NoRoom`].
+    pub fn lowest_aligned(
+        &mut self,
+        what: &'static str,
+        from: u64,
+        size: u64,
+        align: u64,
+    ) -> Result<GuestPhys, LoadError> {
         let no_room = LoadError::NoRoom { what, start: from, size };
-        let mut start = from.checked_next_multiple_of(PAGE).ok_or(no_room)?;
+        let mut start = from.checked_next_multiple_of(align).ok_or(no_room)?;
         loop {
             let end = start.checked_add(size).filter(|&end| end <= self.low_end).ok_or(no_room)?;
-            match self.conflict(start, end) {
-                // Each round passes one claim, so the search ends.
-                Some(with) => {
-                    start = with.end.checked_next_multiple_of(PAGE).ok_or(no_room)?;
+            match self.obstacle(start, end) {
+                // Each round passes one claim or gap, so the search ends.
+                Some((_, behind)) => {
+                    start = behind.checked_next_multiple_of(align).ok_or(no_room)?;
                 }
                 None => {
                     self.claim(what, start, size)?;
@@ -100,14 +114,25 @@ impl Places {
             if start < floor {
                 return Err(no_room);
             }
-            match self.conflict(start, start.saturating_add(size)) {
-                Some(with) => end = with.start,
+            match self.obstacle(start, start.saturating_add(size)) {
+                Some((before, _)) => end = before,
                 None => {
                     self.claim(what, start, size)?;
                     return Ok(GuestPhys(start));
                 }
             }
         }
+    }
+
+    /// Start and end of something that a search for room must pass: a claim, or a gap in the RAM.
+    fn obstacle(&self, start: u64, end: u64) -> Option<(u64, u64)> {
+        let claim = self.conflict(start, end).map(|taken| (taken.start, taken.end));
+        claim.or_else(|| {
+            let ram = || self.map.iter().filter(|entry| entry.kind == MapKind::Ram);
+            let ends = ram().map(|entry| entry.start.0.saturating_add(entry.size));
+            ends.zip(ram().skip(1).map(|entry| entry.start.0))
+                .find(|&(gap, next)| start < next && gap < end && gap < next)
+        })
     }
 
     fn conflict(&self, start: u64, end: u64) -> Option<&Taken> {
@@ -136,6 +161,20 @@ mod tests {
         assert_eq!(places.lowest("b", 2 * M, 10), Ok(GuestPhys(3 * M + 2 * PAGE)));
         assert_eq!(places.highest("c", M, u64::MAX, 10), Ok(GuestPhys(32 * M - PAGE)));
         assert_eq!(places.highest("d", M, u64::MAX, PAGE), Ok(GuestPhys(32 * M - 2 * PAGE)));
+    }
+
+    #[test]
+    fn searches_pass_gaps_in_the_ram() {
+        let pieces = [(16 * M, 4 * M), (32 * M, 8 * M), (64 * M, 2 * M)];
+        let mut places = Places::new(&layout::identity_ranges(pieces).unwrap());
+        assert_eq!(places.lowest("a", M, 2 * M), Ok(GuestPhys(16 * M)));
+        assert_eq!(places.lowest("b", M, 3 * M), Ok(GuestPhys(32 * M)));
+        assert_eq!(places.lowest_aligned("c", M, M, 4 * M), Ok(GuestPhys(36 * M)));
+        assert_eq!(places.highest("d", M, u64::MAX, 3 * M), Ok(GuestPhys(37 * M)));
+        assert_eq!(places.highest("e", M, u64::MAX, M), Ok(GuestPhys(65 * M)));
+        assert!(matches!(places.lowest("f", M, 3 * M), Err(LoadError::NoRoom { .. })));
+        assert!(matches!(places.highest("f", M, u64::MAX, 3 * M), Err(LoadError::NoRoom { .. })));
+        assert_eq!(layout::identity_ranges([(0xBFF0_0000, 2 * M)]), None, "it reaches the BARs");
     }
 
     #[test]
