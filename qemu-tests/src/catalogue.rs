@@ -22,6 +22,8 @@ pub enum Guest {
     Linux {
         /// How many.
         vcpus: u32,
+        /// It starts itself once more by kexec.
+        kexec: bool,
     },
     /// The VMs of `cargo xtask run --demo`: Debian's kernel with two vCPUs uses PCI functions.
     Devices(Demo),
@@ -275,7 +277,7 @@ const fn of_demo(name: &'static str, demo: Demo, cpus: u32, last: Option<&'stati
 const fn linux(clocks: &'static str) -> Boot {
     Boot {
         kind: "",
-        guest: Guest::Linux { vcpus: 2 },
+        guest: Guest::Linux { vcpus: 2, kexec: false },
         expect: Expect::Linux { clocks },
         model: bed::LINUX_MODEL,
         shows: "A6 C1 V5",
@@ -289,6 +291,12 @@ const fn linux(clocks: &'static str) -> Boot {
 pub const BOOTS: &[Boot] = &[
     Boot { beds: Beds::AllBut(Bed::Qemu), ..linux("clocksource=tsc clockevent=lapic-deadline") },
     only(Bed::Qemu, linux("clocksource=tsc clockevent=lapic,lapic")),
+    Boot {
+        guest: Guest::Linux { vcpus: 2, kexec: true },
+        expect: Expect::Passes { last: None, check: check::kexec },
+        shows: "V5",
+        ..vm("linux-kexec", 2)
+    },
     of_demo("linux-pci", Demo::Pci, 3, None),
     of_demo("linux-sriov", Demo::Sriov, 4, Some("BEELINE vm-stop vm=rt")),
     Boot { limit: 1800, ..with(HOOKS, 2, vm("kick", 2)) },
@@ -365,6 +373,18 @@ pub const BOOTS: &[Boot] = &[
         limit: 60,
         ..with(HOOKS, 1, vm("panic", 1))
     },
+    // The second start prints what the first has left; Bochs with several CPUs does not come back from a reset.
+    only(
+        Bed::Qemu,
+        Boot {
+            kind: "window",
+            expect: Expect::RunsOn { last: "  | BEELINE done", count: 1 },
+            pc: Pc { restarts: true, ..Pc::PLAIN },
+            shows: "S8",
+            limit: 60,
+            ..vm("warm-reset", 1)
+        },
+    ),
     on(
         "p3_katmai",
         "-lm",
@@ -408,7 +428,7 @@ mod tests {
         for boot in BOOTS {
             match boot.guest {
                 // Core 0 runs no guest.
-                Guest::Vm { vcpus, .. } | Guest::Linux { vcpus } => assert!(boot.cpus > vcpus),
+                Guest::Vm { vcpus, .. } | Guest::Linux { vcpus, .. } => assert!(boot.cpus > vcpus),
                 Guest::TwoVms => assert!(boot.cpus > 2),
                 Guest::Devices(demo) => {
                     assert_eq!(boot.cpus, demo.cores(2));

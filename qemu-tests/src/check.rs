@@ -60,6 +60,32 @@ pub fn devices(lines: &[String]) -> Result<(), String> {
     checks.into_iter().find(|check| !check.holds).map_or(Ok(()), |check| Err(check.what))
 }
 
+/// Linux starts itself once more by kexec: it comes up twice, with all CPUs and the same clocks, and powers its machine off.
+///
+/// # Errors
+/// What is missing.
+pub fn kexec(lines: &[String]) -> Result<(), String> {
+    let starting = |text: &str| lines.iter().filter(|l| l.starts_with(text)).collect::<Vec<_>>();
+    let ups = starting("GUEST up").len();
+    if ups != 2 {
+        return Err(format!("Linux came up {ups} times instead of twice"));
+    }
+    let facts = starting("GUEST facts ");
+    if facts.len() != 2 || facts.first() != facts.last() {
+        return Err(format!("not the same machine after kexec: {facts:#?}"));
+    }
+    let online = |line: &&String| line.contains("online=0-1");
+    if !facts.iter().all(online) {
+        return Err(format!("a CPU is missing: {facts:#?}"));
+    }
+    for text in ["GUEST done", "BEELINE vm-stop vm=linux reason=power-off", "BEELINE done"] {
+        if starting(text).is_empty() {
+            return Err(format!("no {text:?} on the console"));
+        }
+    }
+    Ok(())
+}
+
 /// The `edu` device of the machines that have one.
 pub const EDU: &str = "pci:0000:00:01.0";
 

@@ -26,6 +26,8 @@ pub struct Files {
     pub linux: Option<(PathBuf, PathBuf)>,
     /// An initramfs with drivers.
     pub drivers: Option<PathBuf>,
+    /// An initramfs with a kernel and an initramfs to go on with.
+    pub next: Option<PathBuf>,
 }
 
 /// GRUB's entry for `boot`; `filter` goes to the test guest.
@@ -64,14 +66,17 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
             vms.push(test_vm("first", 1..=1, words(boot, bed, boot.kind, filter, 1)));
             vms.push(test_vm("second", 2..=2, words(boot, bed, "up", "s8_", 1)));
         }
-        Guest::Linux { vcpus } => {
-            let (kernel, initrd) = files.linux.as_ref().context("the Linux guest is not built")?;
-            modules.push(file(VMLINUZ, kernel));
-            modules.push(file(INITRAMFS, initrd));
+        Guest::Linux { vcpus, kexec } => {
+            let built = files.linux.as_ref().context("the Linux guest is not built")?;
+            let next = files.next.as_ref().filter(|_| kexec);
+            modules.push(file(VMLINUZ, &built.0));
+            modules.push(file(INITRAMFS, next.unwrap_or(&built.1)));
             // No word about the TSC: the guest must find its frequency by itself.
-            let cmdline = "console=ttyS0,115200 quiet nokaslr cryptomgr.notests cpuidle.off=1 \
-                           beeline.run=boot";
-            let vm = test_vm("linux", 1..=vcpus, cmdline.into());
+            let cmdline = format!(
+                "console=ttyS0,115200 quiet nokaslr cryptomgr.notests cpuidle.off=1 beeline.run={}",
+                if kexec { "kexec" } else { "boot" }
+            );
+            let vm = test_vm("linux", 1..=vcpus, cmdline);
             vms.push(VmConfig {
                 memory: 256 << 20,
                 kernel: VMLINUZ.into(),
@@ -135,7 +140,8 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
     if fault != Fault::NoConfig {
         modules.insert(0, Module { name: MODULE.into(), content: Content::Bytes(packed) });
     }
-    Ok(Entry::Beeline { image: files.image.clone(), cmdline: bed.exit_word().into(), modules })
+    let exit = if boot.pc.restarts { "exit=reboot" } else { bed.exit_word() };
+    Ok(Entry::Beeline { image: files.image.clone(), cmdline: exit.into(), modules })
 }
 
 fn is_pvh(boot: &Boot) -> bool {

@@ -66,16 +66,19 @@ pub fn files(workspace: &Workspace, boots: &[(Bed, &Boot)], profile: Profile) ->
     let (image, guest) = (keep(&image)?, keep(&guest)?);
     step.done();
     let any = |kind: fn(&Guest) -> bool| boots.iter().any(|(_, boot)| kind(&boot.guest));
-    let (mut linux, mut drivers) = (None, None);
+    let (mut linux, mut drivers, mut next) = (None, None, None);
     if any(|guest| matches!(guest, Guest::Linux { .. } | Guest::Devices(_))) {
         let packages = setup::guest(workspace, false)?;
         let initramfs = initramfs::build(workspace, &packages)?;
         if any(|guest| matches!(guest, Guest::Devices(_))) {
             drivers = Some(initramfs::build_with_drivers(workspace, &packages)?);
         }
+        if any(|guest| matches!(guest, Guest::Linux { kexec: true, .. })) {
+            next = Some(initramfs::build_with_next(workspace, &packages)?);
+        }
         linux = Some((packages.kernel, initramfs));
     }
-    Ok(Files { image, guest, linux, drivers })
+    Ok(Files { image, guest, linux, drivers, next })
 }
 
 /// Runs every boot that `filter` selects, `jobs` at a time; true when all passed.

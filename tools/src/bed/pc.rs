@@ -14,7 +14,7 @@ pub const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF
 const DISK: u64 = 16 << 20;
 
 /// What a QEMU machine has that no other bed has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pc {
     /// Who loads the boot loader.
     pub firmware: Firmware,
@@ -24,17 +24,23 @@ pub struct Pc {
     pub devices: &'static [Device],
     /// Keep a log of exits and device interrupts, by an emulator that can.
     pub witness: bool,
+    /// A reset starts it again; else it ends it.
+    pub restarts: bool,
+    /// It has VT-d.
+    pub iommu: bool,
     /// Words added to the CPU model: `-svm` takes a feature away.
     pub cpu: &'static str,
 }
 
 impl Pc {
-    /// A BIOS machine that boots from CD, without devices.
+    /// A BIOS machine with VT-d that boots from CD, without devices.
     pub const PLAIN: Self = Self {
         firmware: Firmware::Bios,
         medium: Medium::Cd,
         devices: &[],
         witness: false,
+        restarts: false,
+        iommu: true,
         cpu: "",
     };
 }
@@ -85,9 +91,14 @@ pub enum Device {
 /// When a file cannot be written.
 pub(super) fn arguments(machine: &Machine, serial: &Serial) -> Result<Vec<String>> {
     let mut a = Vec::new();
-    add(&mut a, "-nodefaults -no-user-config -no-reboot -display none");
+    add(&mut a, "-nodefaults -no-user-config -display none");
+    if !machine.pc.restarts {
+        add(&mut a, "-no-reboot");
+    }
     add(&mut a, &format!("-smp {} -m {}M", machine.cpus, machine.memory_mib));
-    add(&mut a, "-device intel-iommu,intremap=on,eim=on");
+    if machine.pc.iommu {
+        add(&mut a, "-device intel-iommu,intremap=on,eim=on");
+    }
     add(&mut a, "-device isa-debug-exit,iobase=0xf4,iosize=4");
     let chardev = match serial {
         Serial::File(file) => format!("file,id=com1,path={}", value(file)),
@@ -231,6 +242,12 @@ pub(super) mod tests {
             assert!(line.contains(part), "{part} is missing from {line}");
         }
         assert!(!line.contains("pflash") && !line.contains("usb"));
+        assert!(line.contains("-device intel-iommu,intremap=on,eim=on"));
+        let other = self::line(
+            Pc { iommu: false, restarts: true, ..Pc::PLAIN },
+            &Serial::File("/x/serial.log".into()),
+        );
+        assert!(!other.contains("iommu") && !other.contains("-no-reboot"));
         let line = self::line(Pc::PLAIN, &Serial::Socket(4001));
         assert!(line.contains("host=127.0.0.1,port=4001,server=on,wait=on"));
     }

@@ -114,6 +114,11 @@ cyclictest)
 boot)
     leave done
     ;;
+kexec)
+    # The last word of a name counts.
+    window kexec /next/vmlinuz /next/initramfs "$(cat /proc/cmdline) beeline.run=boot"
+    leave "failed kexec"
+    ;;
 devices)
     cd / || leave "failed no /"
     drivers

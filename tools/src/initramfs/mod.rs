@@ -1,6 +1,6 @@
 //! The first file system of the Linux guest: busybox, cyclictest with its libraries, the `window`
 //! helper and an `/init` that does what the kernel command line says (see `init.sh`). A guest with PCI
-//! functions also gets their drivers.
+//! functions also gets their drivers, one that starts another kernel gets that one.
 //!
 //! It is not compressed: reading 4 MiB through GRUB costs the emulator less than unpacking them.
 
@@ -46,6 +46,18 @@ pub fn build_with_drivers(workspace: &Workspace, guest: &GuestFiles) -> Result<P
     }
     archive.program(&format!("{MODULES}/order"), order.as_bytes());
     write(workspace, "initramfs-drivers.cpio", archive)
+}
+
+/// The same as [`build`], with the kernel and that initramfs inside, to be started by kexec.
+///
+/// # Errors
+/// When the helper does not build or a file of the guest packages is missing.
+pub fn build_with_next(workspace: &Workspace, guest: &GuestFiles) -> Result<PathBuf> {
+    let mut archive = files(workspace, guest)?;
+    archive.directory("/next");
+    archive.program("/next/vmlinuz", &read(&guest.kernel)?);
+    archive.program("/next/initramfs", &files(workspace, guest)?.finish());
+    write(workspace, "initramfs-next.cpio", archive)
 }
 
 fn files(workspace: &Workspace, guest: &GuestFiles) -> Result<cpio::Archive> {

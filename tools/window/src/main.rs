@@ -1,8 +1,8 @@
 //! Runs inside a Linux guest, started by its `/init`: opens the measured window before the first
 //! measurement of cyclictest, closes it before the last, and prints what programs read (`GUEST …`).
-//! Or opens it while it reads a disk and a neighbour is pinged.
+//! Or opens it while it reads a disk and a neighbour is pinged. Or starts another kernel.
 //!
-//! A static program. Ports are written through `/dev/port`, so there is no unsafe code.
+//! A static program. Ports are written through `/dev/port`, without unsafe code.
 
 mod clock;
 mod cyclictest;
@@ -10,6 +10,7 @@ mod devices;
 mod functions;
 mod histogram;
 mod interrupts;
+mod kexec;
 mod ping;
 mod port;
 mod schedule;
@@ -24,6 +25,7 @@ const USAGE: &str = "usage: window run [--port 0xbe0] [--output FILE] --threads 
                   --interval-us US --offset-us US -- cyclictest --secaligned=US ARGS…
        window histogram FILE CPU,CPU…
        window devices BLOCK-DEVICE INTERFACE ADDRESS READS MIN-MS
+       window kexec KERNEL INITRAMFS COMMAND-LINE…
        window exit bochs|debug-exit";
 
 fn main() -> ExitCode {
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Some("run") => cyclictest::run(&words[1..]),
         Some("histogram") => histogram(&words[1..]),
         Some("devices") => devices::run(&words[1..]),
+        Some("kexec") => kexec::run(&words[1..]),
         Some("exit") => port::exit(words.get(1).map_or("", String::as_str)),
         _ => Err(USAGE.into()),
     };
