@@ -21,7 +21,7 @@ use core::ops::{Range, RangeInclusive};
 use scope::Scopes;
 use vtd::{Mmio, Registers, Unit, UnitFacts};
 
-/// Why a call failed. The first three name the unit by the address of its registers.
+/// Why a call failed. The first four name the unit by the address of its registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// The unit lacks something that Beeline needs.
@@ -45,12 +45,20 @@ pub enum Error {
         /// Its fault status register.
         status: u32,
     },
+    /// The unit failed at an earlier invalidation. Nothing of it changes any more, and nobody waits for it again.
+    Dead {
+        /// The unit.
+        unit: u64,
+    },
     /// No memory for a table.
     OutOfMemory,
     /// No unit covers the device.
     NotCovered(RequesterId),
     /// The unit's remapping table has no free block of the size.
-    NoEntries,
+    NoEntries {
+        /// Entries in a row.
+        count: u16,
+    },
     /// The remapping entry is not allocated.
     NotAllocated(RemapIndex),
     /// A vector below 16.
@@ -76,9 +84,15 @@ impl fmt::Display for Error {
                 f,
                 "the IOMMU at {unit:#x} stopped at an invalidation (fault status {status:#x})"
             ),
+            Self::Dead { unit } => {
+                write!(f, "the IOMMU at {unit:#x} was given up after an invalidation that failed")
+            }
             Self::OutOfMemory => f.write_str("no memory for an IOMMU table"),
             Self::NotCovered(device) => write!(f, "no IOMMU covers device {device}"),
-            Self::NoEntries => f.write_str("the interrupt remapping table is full"),
+            Self::NoEntries { count: 1 } => f.write_str("the interrupt remapping table is full"),
+            Self::NoEntries { count } => {
+                write!(f, "the interrupt remapping table has no {count} free entries in a row")
+            }
             Self::NotAllocated(index) => {
                 write!(f, "interrupt remapping entry {} is not allocated", index.entry)
             }
@@ -325,7 +339,8 @@ impl<R: Registers> Iommu<R> {
     ///
     /// # Errors
     /// [`Error::NotAllocated`] or [`Error::Vector`] of the first bad item: those before it have been changed.
-    /// [`Error::Queue`], [`Error::NoAnswer`]: the hardware may still use old routes.
+    /// [`Error::Queue`], [`Error::NoAnswer`], [`Error::Dead`]: the hardware may still use old routes. A unit that
+    /// fails is waited for once, and only by those who change something of it.
     pub fn change(
         &mut self,
         changes: impl IntoIterator<Item = (RemapIndex, Option<Route>)>,

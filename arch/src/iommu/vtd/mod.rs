@@ -40,6 +40,10 @@ pub struct Unit<R> {
     queue: Queue,
     remapping: Remapping,
     translation: Translation,
+    /// Between begin and finish of an interrupt flush.
+    flushing: bool,
+    /// An invalidation failed: what the hardware has cached is unknown for good.
+    dead: bool,
 }
 
 /// What a unit's registers say.
@@ -109,6 +113,8 @@ impl<R: Registers> Unit<R> {
             queue: Queue::new()?,
             remapping: Remapping::new(entries, coherent)?,
             translation: Translation::new(coherent)?,
+            flushing: false,
+            dead: false,
         };
         new.quiesce()?;
         new.set_up()?;
@@ -175,8 +181,27 @@ impl<R: Registers> Unit<R> {
     }
 
     fn flush(&mut self, descriptors: &[invalidation::Descriptor]) -> Result<(), Error> {
+        self.alive()?;
         self.queue.submit(&self.access, descriptors);
-        self.queue.wait(&self.access)
+        self.wait()
+    }
+
+    /// Waits for what was submitted. A unit that fails here is given up: the next one must not wait as long again,
+    /// with the owner's lock in its hands, and the queue would fill.
+    fn wait(&mut self) -> Result<(), Error> {
+        let done = self.queue.wait(&self.access);
+        if done.is_err() {
+            self.dead = true;
+            log::error!(
+                "the IOMMU at {:#x} is given up: nothing of it can change any more",
+                self.access.unit
+            );
+        }
+        done
+    }
+
+    const fn alive(&self) -> Result<(), Error> {
+        if self.dead { Err(Error::Dead { unit: self.access.unit }) } else { Ok(()) }
     }
 
     const fn drains(&self) -> (bool, bool) {
@@ -190,7 +215,7 @@ impl<R: Registers> Unit<R> {
 
     /// Allocates remapping entries; gives the first one's index.
     pub fn allocate(&mut self, requester: RequesterId, count: u16) -> Result<u16, Error> {
-        self.remapping.allocate(requester, count).ok_or(Error::NoEntries)
+        self.remapping.allocate(requester, count).ok_or(Error::NoEntries { count })
     }
 
     /// Gives a blocked entry back.
@@ -200,6 +225,9 @@ impl<R: Registers> Unit<R> {
 
     /// Writes an entry; the interrupt flush makes the hardware see it.
     pub fn set_route(&mut self, index: RemapIndex, route: Option<Route>) -> Result<(), Error> {
+        if self.dead && route.is_some() {
+            return self.alive();
+        }
         if let Some(Route { vector: vector @ 0..16, .. }) = route {
             return Err(Error::Vector(vector));
         }
@@ -209,15 +237,22 @@ impl<R: Registers> Unit<R> {
     /// Begins to invalidate what [`Unit::set_route`] changed, if anything.
     pub fn begin_interrupt_flush(&mut self) {
         if let Some(changed) = self.remapping.take_changed() {
-            let mask = self.extended.maximum_handle_mask();
-            let descriptor = invalidation::interrupts(*changed.start(), *changed.end(), mask);
-            self.queue.submit(&self.access, &[descriptor]);
+            self.flushing = true;
+            if !self.dead {
+                let mask = self.extended.maximum_handle_mask();
+                let descriptor = invalidation::interrupts(*changed.start(), *changed.end(), mask);
+                self.queue.submit(&self.access, &[descriptor]);
+            }
         }
     }
 
-    /// Waits for the end of it.
+    /// Waits for the end of it, if something changed.
     pub fn finish_interrupt_flush(&mut self) -> Result<(), Error> {
-        self.queue.wait(&self.access)
+        if !core::mem::take(&mut self.flushing) {
+            return Ok(());
+        }
+        self.alive()?;
+        self.wait()
     }
 
     /// The route in the table.

@@ -33,6 +33,8 @@ pub struct State {
     pub events: Vec<Event>,
     /// Status reads left until the queue runs.
     due: u32,
+    /// How often a register was read.
+    pub reads: u64,
     /// The queue stands still for ever.
     pub dead: bool,
     /// It stops at the next descriptor with an error.
@@ -185,6 +187,7 @@ impl Model {
 impl Registers for Model {
     fn read32(&self, offset: u32) -> u32 {
         let mut state = self.0.borrow_mut();
+        state.reads += 1;
         if offset == offset::FSTS && state.due > 0 && !state.dead {
             state.due -= 1;
             if state.due == 0 {

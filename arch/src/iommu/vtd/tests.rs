@@ -156,11 +156,13 @@ fn blocks_are_aligned_and_come_back() {
     assert_eq!((single.entry(), block.entry()), (0, 4));
     assert_eq!(iommu.allocate_block(EDU, 2).map(RemapIndex::entry), Ok(2));
     assert_eq!(iommu.allocate_remapping(EDU).map(RemapIndex::entry), Ok(1));
-    assert_eq!(iommu.allocate_block(EDU, 256), Err(Error::NoEntries));
+    assert_eq!(iommu.allocate_block(EDU, 256), Err(Error::NoEntries { count: 256 }));
     iommu.free(block, 3).unwrap();
     assert_eq!(iommu.free(block, 3), Err(Error::NotAllocated(block)));
     assert_eq!(iommu.allocate_block(EDU, 4), Ok(block));
-    assert_eq!(iommu.allocate_block(EDU, u16::MAX), Err(Error::NoEntries));
+    let why = iommu.allocate_block(EDU, u16::MAX).unwrap_err();
+    assert_eq!(why, Error::NoEntries { count: u16::MAX });
+    assert!(why.to_string().contains("65535 free entries in a row"));
 }
 
 #[test]
@@ -284,6 +286,58 @@ fn a_queue_that_stops_or_fails_is_an_error_and_not_a_hang() {
     let index = iommu.allocate_remapping(EDU).unwrap();
     model.0.borrow_mut().dead = true;
     assert!(matches!(iommu.block(index), Err(Error::NoAnswer { unit: 0xFED9_0000, .. })));
+}
+
+#[test]
+fn r_a3_a_block_of_messages_is_one_handle_and_the_devices_number() {
+    let (model, mut iommu) = started();
+    iommu.allocate_remapping(EDU).unwrap();
+    let block = iommu.allocate_block(EDU, 16).unwrap();
+    iommu.change((0..16).map(|n| (block.nth(n), Some(to(0x50 + n as u8, 1))))).unwrap();
+    let message = block.msi_message(0);
+    for number in 0..16_u16 {
+        // What a device with 16 messages does: the low 4 bits of the data are the number (PCI 3.0, 6.8.1.6). The
+        // handle with the data added is the entry (VT-d 5.1.3).
+        let data = message.data as u16 & !15 | number;
+        let handle = (message.address >> 5 & 0x7FFF | message.address >> 2 << 15 & 0x8000) as u16;
+        let raised = model.0.borrow_mut().interrupt(EDU.id, handle + data);
+        assert_eq!(raised, Ok((0x50 + number as u8, 1)));
+    }
+    // The neighbours of the block are nobody's.
+    let behind = block.entry() + 16;
+    assert_eq!(model.0.borrow_mut().interrupt(EDU.id, behind), Err(0x22));
+}
+
+#[test]
+fn r_s8_a_unit_that_failed_is_waited_for_once() {
+    let models = [Model::new(CAP, ECAP), Model::new(CAP, ECAP)];
+    let of = |drhd: &Drhd| models[usize::from(drhd.segment)].clone();
+    let mut iommu = Iommu::start_with(&dmar(2), 256, |_| None, of).unwrap();
+    let far = RequesterId { segment: 1, ..EDU };
+    let indices = [iommu.allocate_remapping(EDU).unwrap(), iommu.allocate_remapping(far).unwrap()];
+    iommu.change(indices.map(|index| (index, Some(to(0x50, 1))))).unwrap();
+    models[0].0.borrow_mut().dead = true;
+    let first = iommu.route(indices[0], to(0x51, 1));
+    assert!(matches!(first, Err(Error::NoAnswer { unit: 0xFED9_0000, .. })));
+    let (tail, asked) = {
+        let state = models[0].0.borrow();
+        (state.get(offset::IQT), state.reads)
+    };
+    // More often than the queue has room.
+    for _ in 0..300 {
+        let again = iommu.route(indices[0], to(0x52, 1));
+        assert_eq!(again, Err(Error::Dead { unit: 0xFED9_0000 }));
+        assert_eq!(iommu.block(indices[0]), Err(Error::Dead { unit: 0xFED9_0000 }));
+    }
+    assert!(Error::Dead { unit: 0xFED9_0000 }.to_string().contains("0xfed90000"));
+    assert_eq!(iommu.current(indices[0]), None, "the table says what was wanted last");
+    assert_eq!(iommu.attach(EDU, &space(), 1), Err(Error::Dead { unit: 0xFED9_0000 }));
+    let state = models[0].0.borrow();
+    assert_eq!((state.get(offset::IQT), state.reads), (tail, asked), "nobody asked it again");
+    drop(state);
+    // The other one serves as before.
+    iommu.route(indices[1], to(0x53, 2)).unwrap();
+    assert_eq!(raise(&models[1], EDU, indices[1]), Ok((0x53, 2)));
 }
 
 #[test]
