@@ -77,7 +77,7 @@ pub fn run(machine: &Machine) -> Result<bool, String> {
         busy |= receive(&mut monitor);
         busy |= debug_hooks::drive();
         cores::online().for_each(cores::CoreShared::look_again);
-        crate::interrupt::route::report_faults();
+        crate::interrupt::faults::report();
         for vm in vm::all() {
             vm::window::print(vm);
             match life::serve(vm, &machine.modules, machine.rates.tsc_hz) {

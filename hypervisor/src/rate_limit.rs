@@ -25,6 +25,9 @@ pub static PCI: RateLimit = RateLimit::new();
 /// Faults that an IOMMU recorded.
 pub static IOMMU: RateLimit = RateLimit::new();
 
+/// How many of them no line told of.
+pub static UNTOLD_FAULTS: RateLimit = RateLimit::new();
+
 /// Reports of measured windows.
 pub static WINDOW: RateLimit = RateLimit::new();
 

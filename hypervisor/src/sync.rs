@@ -16,3 +16,7 @@ pub use loom::sync::atomic::{
 
 #[cfg(not(loom))]
 pub use spin::{Mutex, MutexGuard, Once};
+
+/// A lock that serves in the order of coming, for what one VM could keep from another.
+#[cfg(not(loom))]
+pub type TicketMutex<T> = spin::mutex::TicketMutex<T>;

@@ -7,10 +7,13 @@
 //! | [`apic_state`] | what of a guest's LAPIC is virtual: ids, LVT shadows, mode |
 //! | [`xapic`] | the register page of a guest in xAPIC mode |
 //! | [`route`] | remapping entries and pins: where devices' interrupts go |
+//! | [`faults`] | what the IOMMU has blocked |
 //! | [`kick`] | the request word of each core and the NMI that makes it look |
 
 #[cfg(not(loom))]
 pub mod apic_state;
+#[cfg(not(loom))]
+pub mod faults;
 #[cfg(not(loom))]
 pub mod ipi;
 pub mod kick;

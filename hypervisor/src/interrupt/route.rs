@@ -2,27 +2,25 @@
 //! through the remapping too once the IOMMU is on. The one owner of the IOMMU.
 //!
 //! Callers: `device::pci::assigned` for a guest's messages, `housekeeping` and `device::pit` for pins, `assignment` for
-//! address spaces, the housekeeping loop for faults. Locks: [`IOMMU`], then the I/O APICs' in `arch`; no guest code is
-//! waited for under it, but for the hardware's answer to an invalidation.
+//! address spaces, [`super::faults`]. Locks: [`IOMMU`], then [`PINS`] and the I/O APICs' in `arch`; no guest code is waited
+//! for under it, but for the hardware's answer to an invalidation. [`IOMMU`] is a queue: a VM that re-programs its messages
+//! without end costs each other one change of its own, not more.
 
 use crate::audit::{self, PinPurpose};
-use crate::console;
 use crate::cores;
-use crate::rate_limit;
-use crate::sync::{Mutex, Once};
+use crate::sync::{Mutex, Once, TicketMutex};
 use alloc::collections::BTreeMap;
 use arch::apic::PhysicalApicId;
 use arch::ioapic::{self, PinError, PinRoute};
-use arch::iommu::{Blocked, Error, Fault, Iommu, RemapIndex, Route};
-use arrayvec::ArrayVec;
+use arch::iommu::{Error, Iommu, RemapIndex, Route};
 
-static IOMMU: Once<Mutex<Iommu>> = Once::new();
+static IOMMU: Once<TicketMutex<Iommu>> = Once::new();
 /// The remapping entries of pins, by global system interrupt.
 static PINS: Mutex<BTreeMap<u32, RemapIndex>> = Mutex::new(BTreeMap::new());
 
 /// Takes the IOMMU over, once, at boot.
 pub fn install(iommu: Iommu) {
-    IOMMU.call_once(|| Mutex::new(iommu));
+    IOMMU.call_once(|| TicketMutex::new(iommu));
 }
 
 /// Does this machine remap?
@@ -86,47 +84,4 @@ pub fn pin(gsi: u32, route: PinRoute) -> Result<(), PinError> {
     iommu.route(index, to).map_err(|_| PinError::NotRemapped)?;
     let entry = index.ioapic_entry(route.vector, route.trigger.level, route.trigger.active_low);
     ioapic::route_remapped(gsi, entry.into_bits())
-}
-
-/// Tells of what the IOMMU has blocked (housekeeping core).
-pub fn report_faults() {
-    let Some(iommu) = IOMMU.get() else { return };
-    let mut found: ArrayVec<Fault, 16> = ArrayVec::new();
-    let mut dropped = 0_u32;
-    // A vCPU may be waiting for the lock: no text is made under it.
-    let lost = iommu.lock().faults(&mut |fault| {
-        if found.try_push(fault).is_err() {
-            dropped += 1;
-        }
-    });
-    for fault in found {
-        if rate_limit::IOMMU.allow() { tell(fault) } else { dropped += 1 }
-    }
-    if lost || dropped > 0 {
-        DROPPED.fetch_add(dropped.max(1), crate::sync::Ordering::Relaxed);
-    }
-}
-
-/// Faults that were not told of one by one.
-static DROPPED: crate::sync::AtomicU32 = crate::sync::AtomicU32::new(0);
-
-/// How many faults were not told of, because too many came.
-pub fn untold_faults() -> u32 {
-    DROPPED.load(crate::sync::Ordering::Relaxed)
-}
-
-fn tell(fault: Fault) {
-    log::warn!("IOMMU: {fault}");
-    let (requester, reason) = (fault.requester, fault.reason);
-    match fault.blocked {
-        Blocked::Dma { address, write } => console::line(format_args!(
-            "BEELINE iommu-fault device={requester} reason={reason:#x} dma={} address={address:#x}",
-            if write { "write" } else { "read" }
-        )),
-        Blocked::Interrupt { index } => {
-            console::line(format_args!(
-                "BEELINE iommu-fault device={requester} reason={reason:#x} interrupt={index}"
-            ));
-        }
-    }
 }
