@@ -8,10 +8,11 @@
 //! |---|---|
 //! | [`action`] | what a write leads to, and who does it |
 //! | [`assigned`] | the hardware behind a function |
+//! | [`remapped`] | the remapping entries of its messages |
 //! | [`description`] | what is known of a real function |
 //! | [`function`] | a function's configuration space as its guest sees it |
 //! | [`bars`] | where a function's memory lies for the guest |
-//! | [`messages`] | a guest's message, checked against its vCPUs |
+//! | [`messages`] | a guest's messages, checked against its vCPUs |
 //! | [`msi`], [`msix`] | the two kinds of them |
 
 pub mod action;
@@ -22,14 +23,15 @@ pub mod function;
 pub mod messages;
 pub mod msi;
 pub mod msix;
+pub mod remapped;
 #[cfg(test)]
 mod tests;
 
-pub use action::{Action, Actions, Backing, MsiRoute, Report};
+pub use action::{Action, Actions, Backing, MsiRoute, Report, RouteError};
 pub use bars::{PlaceError, Region};
 pub use description::Description;
 pub use function::{Function, MemoryRead};
-pub use messages::Vcpus;
+pub use messages::{Block, Source, Vcpus};
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -85,7 +87,7 @@ impl Bus {
         self.address = 0;
         for slot in &mut self.slots {
             let actions = slot.function.reset();
-            action::carry_out(slot.function.name(), actions, &mut *slot.backing);
+            action::carry_out(&mut slot.function, actions, &mut *slot.backing);
         }
     }
 
@@ -154,6 +156,9 @@ impl Bus {
             return function::part(dword, offset, width);
         }
         match self.index(bdf).and_then(|index| self.slots.get(index)) {
+            Some(slot) if slot.function.is_msi_pending(offset) => {
+                function::part(slot.backing.msi_pending(), offset, width)
+            }
             Some(slot) => slot.function.config_read(offset, width),
             None => u32::MAX,
         }
@@ -164,7 +169,7 @@ impl Bus {
             return;
         };
         let actions = slot.function.config_write(offset, width, value, vcpus);
-        action::carry_out(slot.function.name(), actions, &mut *slot.backing);
+        action::carry_out(&mut slot.function, actions, &mut *slot.backing);
     }
 
     /// A read of memory that is not mapped for the guest; `None` if no function has it.
@@ -189,7 +194,7 @@ impl Bus {
         self.slots.iter_mut().find_map(|slot| {
             let (bar, offset) = slot.function.bar_at(gpa)?;
             let actions = slot.function.memory_write(bar, offset, width, value, vcpus);
-            action::carry_out(slot.function.name(), actions, &mut *slot.backing);
+            action::carry_out(&mut slot.function, actions, &mut *slot.backing);
             Some(())
         })
     }

@@ -13,6 +13,7 @@ use alloc::collections::BTreeMap;
 use arch::apic::PhysicalApicId;
 use arch::ioapic::{self, PinError, PinRoute};
 use arch::iommu::{Error, Iommu, RemapIndex, Route};
+use arch_defs::apic::GuestVector;
 
 static IOMMU: Once<TicketMutex<Iommu>> = Once::new();
 /// The remapping entries of pins, by global system interrupt.
@@ -41,13 +42,20 @@ fn guest_core(core: usize) -> PhysicalApicId {
     cores::core(core).apic_id()
 }
 
-/// Lets an entry raise a guest's vector on its vCPU's core (requirements A1, A3). On return nothing goes by the old route.
+/// Lets entries raise a guest's vectors on its vCPU's core, and those without a vector nothing, by one invalidation with wait
+/// (requirements A1, A3, B2). On return nothing goes by an old route.
 ///
 /// # Errors
-/// What the IOMMU says; without an IOMMU [`Error::NotAllocated`].
-pub fn to_guest(index: RemapIndex, vector: u8, core: usize) -> Result<(), Error> {
-    let route = Route { vector, destination: guest_core(core), level: false };
-    with_iommu(|iommu| iommu.route(index, route)).unwrap_or(Err(Error::NotAllocated(index)))
+/// What the IOMMU says.
+pub fn to_guest(
+    entries: impl IntoIterator<Item = (RemapIndex, Option<GuestVector>)>,
+    core: usize,
+) -> Result<(), Error> {
+    let destination = guest_core(core);
+    let to = |vector: GuestVector| Route { vector: vector.get(), destination, level: false };
+    let changes = entries.into_iter().map(|(index, vector)| (index, vector.map(to)));
+    // Whoever has an entry has an IOMMU.
+    with_iommu(|iommu| iommu.change(changes)).unwrap_or(Ok(()))
 }
 
 /// Lets entries raise nothing, by one invalidation with wait (requirement B2).

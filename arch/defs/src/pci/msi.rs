@@ -7,6 +7,9 @@ pub const CONTROL: u16 = 2;
 /// Byte offset of the lower half of the address.
 pub const ADDRESS: u16 = 4;
 
+/// The most messages that there can be: 1 shifted by this. Higher values are reserved.
+pub const MAX_ORDER: u8 = 5;
+
 /// The message control register. It says what the capability looks like.
 #[bitfield(u16)]
 #[derive(PartialEq, Eq)]
@@ -28,6 +31,12 @@ pub struct Control {
 }
 
 impl Control {
+    /// Messages that the function has, 1 to 32.
+    pub const fn messages(self) -> u16 {
+        let order = self.capable();
+        1 << if order < MAX_ORDER { order } else { MAX_ORDER }
+    }
+
     /// Byte offset of the data register.
     pub const fn data(self) -> u16 {
         if self.wide() { 12 } else { 8 }

@@ -1,18 +1,22 @@
 //! What a guest's write to a function leads to, and the door to those who do it.
 //!
-//! The models return [`Actions`]; [`carry_out`] hands them to a [`Backing`] in their order, which matters: an entry is
-//! routed before it is opened, and closed before it is blocked.
+//! The models return [`Actions`]; [`carry_out`] hands them to a [`Backing`] in their order, which matters: a message is
+//! routed before it is opened, and closed before it is blocked. One that cannot be routed stays closed.
 
+use super::function::Function;
+use super::messages::{Block, Source};
 use crate::rate_limit;
+use arch::iommu;
 use arch::pci::Width;
 use arch_defs::apic::GuestVector;
 use arch_defs::pci::{Bdf, MessageRefused};
 use arrayvec::ArrayVec;
+use core::fmt;
 
-/// Where an interrupt of a function goes.
+/// Where an entry of the MSI-X table goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsiRoute {
-    /// Entry of the MSI-X table; 0 for MSI.
+    /// Entry of the table.
     pub entry: u16,
     /// The vector, which is the guest's own.
     pub vector: GuestVector,
@@ -24,22 +28,28 @@ pub struct MsiRoute {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Action {
-    /// Point the entry's remapping entry at a vCPU.
+    /// Point the remapping entry of an MSI-X entry at a vCPU.
     Route(MsiRoute),
-    /// Let the entry's remapping entry deliver nothing.
-    Block {
-        /// Entry of the table.
-        entry: u16,
-    },
-    /// Set or clear the entry's mask bit in the hardware's table (or MSI's mask register).
+    /// Point the remapping entries of MSI at a vCPU; those that the block leaves out deliver nothing.
+    RouteMsi(Block),
+    /// Let the remapping entries of a source deliver nothing.
+    Block(Source),
+    /// Set or clear an entry's mask bit in the hardware's MSI-X table.
     Mask {
         /// Entry of the table.
         entry: u16,
         /// Set it.
         masked: bool,
     },
-    /// MSI's enable bit.
-    MsiEnable(bool),
+    /// MSI's mask register, where there is one.
+    MsiMask(u32),
+    /// MSI's enable bit and number of messages.
+    MsiControl {
+        /// Send messages.
+        enable: bool,
+        /// 1 shifted by this many of them.
+        order: u8,
+    },
     /// MSI-X's enable and function mask bits.
     MsixControl {
         /// Send messages.
@@ -69,10 +79,10 @@ pub enum Action {
 /// Something a guest tried that was not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// A message that may not be sent: its entry is blocked.
+    /// A message that may not be sent: it is blocked.
     Message {
-        /// Entry of the table.
-        entry: u16,
+        /// Which.
+        source: Source,
         /// Why.
         why: MessageRefused,
     },
@@ -86,20 +96,59 @@ pub enum Report {
 }
 
 /// What one write leads to: at most two dwords of a table, each an entry routed and opened or closed and blocked, and
-/// a word about it.
+/// a word about it; or MSI masked, switched off, routed, opened and on again.
 pub type Actions = ArrayVec<Action, 8>;
 
-/// The hardware behind a function: `arch::pci` for its registers, the IOMMU for its messages. No call may fail: what
-/// cannot be done blocks the entry or silences the function, and says so in the log.
+/// Why a message has no route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteError {
+    /// There is no such message, or no such vCPU.
+    NoSuch,
+    /// Nobody remaps here.
+    NoIommu,
+    /// What the IOMMU says.
+    Iommu(iommu::Error),
+}
+
+impl From<iommu::Error> for RouteError {
+    fn from(why: iommu::Error) -> Self {
+        Self::Iommu(why)
+    }
+}
+
+impl fmt::Display for RouteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuch => f.write_str("the function or the VM has no such thing"),
+            Self::NoIommu => f.write_str("this machine has no IOMMU"),
+            Self::Iommu(why) => why.fmt(f),
+        }
+    }
+}
+
+/// The hardware behind a function: `arch::pci` for its registers, the IOMMU for its messages. Only a route may fail:
+/// what else cannot be done silences the function, and says so in the log.
 pub trait Backing {
     /// [`Action::Route`].
-    fn route(&mut self, route: MsiRoute);
+    ///
+    /// # Errors
+    /// Why not: the message may still go by its old route, or by none.
+    fn route(&mut self, route: MsiRoute) -> Result<(), RouteError>;
+    /// [`Action::RouteMsi`].
+    ///
+    /// # Errors
+    /// As [`Backing::route`].
+    fn route_msi(&mut self, block: Block) -> Result<(), RouteError>;
     /// [`Action::Block`].
-    fn block(&mut self, entry: u16);
+    fn block(&mut self, source: Source);
     /// [`Action::Mask`].
     fn mask(&mut self, entry: u16, masked: bool);
-    /// [`Action::MsiEnable`].
-    fn msi_enable(&mut self, enable: bool);
+    /// [`Action::MsiMask`].
+    fn msi_mask(&mut self, masks: u32);
+    /// MSI's pending bits, where there are some.
+    fn msi_pending(&self) -> u32;
+    /// [`Action::MsiControl`].
+    fn msi_control(&mut self, enable: bool, order: u8);
     /// [`Action::MsixControl`].
     fn msix_control(&mut self, enable: bool, function_mask: bool);
     /// [`Action::BusMaster`].
@@ -112,14 +161,37 @@ pub trait Backing {
     fn reset(&mut self);
 }
 
-/// Has `backing` do all of `actions`.
-pub fn carry_out(function: Bdf, actions: Actions, backing: &mut (impl Backing + ?Sized)) {
+/// Has `backing` do all of `actions`, which came from `function`.
+pub fn carry_out(function: &mut Function, actions: Actions, backing: &mut (impl Backing + ?Sized)) {
+    // What has no route must not be opened by what follows.
+    let mut failed: ArrayVec<Source, 8> = ArrayVec::new();
     for action in actions {
         match action {
-            Action::Route(route) => backing.route(route),
-            Action::Block { entry } => backing.block(entry),
-            Action::Mask { entry, masked } => backing.mask(entry, masked),
-            Action::MsiEnable(enable) => backing.msi_enable(enable),
+            Action::Route(route) => {
+                if let Err(why) = backing.route(route) {
+                    let source = Source::Msix(route.entry);
+                    failed.push(source);
+                    keep_closed(function, source, why, backing);
+                }
+            }
+            Action::RouteMsi(block) => {
+                if let Err(why) = backing.route_msi(block) {
+                    failed.push(Source::Msi);
+                    keep_closed(function, Source::Msi, why, backing);
+                }
+            }
+            Action::Block(source) => backing.block(source),
+            Action::Mask { entry, masked } => {
+                if masked || !failed.contains(&Source::Msix(entry)) {
+                    backing.mask(entry, masked);
+                }
+            }
+            Action::MsiMask(masks) => backing.msi_mask(masks),
+            Action::MsiControl { enable, order } => {
+                if !enable || !failed.contains(&Source::Msi) {
+                    backing.msi_control(enable, order);
+                }
+            }
             Action::MsixControl { enable, function_mask } => {
                 backing.msix_control(enable, function_mask);
             }
@@ -128,8 +200,28 @@ pub fn carry_out(function: Bdf, actions: Actions, backing: &mut (impl Backing + 
                 backing.write(bar, offset, width, value);
             }
             Action::Reset => backing.reset(),
-            Action::Report(report) => say(function, report),
+            Action::Report(report) => say(function.name(), report),
         }
+    }
+}
+
+/// A message without a route: the old one may still stand, so the function may not send it (requirement B2). The guest's
+/// next change of it tries again.
+#[cold]
+fn keep_closed(
+    function: &mut Function,
+    source: Source,
+    why: RouteError,
+    backing: &mut (impl Backing + ?Sized),
+) {
+    match source {
+        Source::Msi => backing.msi_control(false, 0),
+        Source::Msix(entry) => backing.mask(entry, true),
+    }
+    backing.block(source);
+    function.route_failed(source);
+    if rate_limit::PCI.allow() {
+        log::error!("PCI {}: {source} cannot be routed and stays masked: {why}", function.name());
     }
 }
 
@@ -139,8 +231,8 @@ fn say(function: Bdf, report: Report) {
         return;
     }
     match report {
-        Report::Message { entry, why } => {
-            log::warn!("PCI {function}: message {entry} is blocked: {why}");
+        Report::Message { source, why } => {
+            log::warn!("PCI {function}: {source} is blocked: {why}");
         }
         Report::BarMoved { bar, to } => {
             log::warn!(

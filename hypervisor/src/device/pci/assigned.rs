@@ -1,11 +1,10 @@
 //! The hardware behind an assigned function: carries out what the models of [`super`] return.
 //!
 //! Called under the VM's PCI lock; takes the IOMMU's in [`crate::interrupt::route`]. Each message of the function has a
-//! remapping entry from its first route on, which only this function can raise; its own table holds that entry's message
-//! and never the guest's.
+//! remapping entry from its first route on; the function's own registers hold that entry's message and never the guest's.
 
-use super::{Backing, MsiRoute};
-use crate::interrupt::route;
+use super::remapped::Remapped;
+use super::{Backing, Block, MsiRoute, RouteError, Source};
 use crate::rate_limit;
 use alloc::vec::Vec;
 use arch::iommu::RemapIndex;
@@ -28,10 +27,7 @@ pub struct Assigned {
     bars: Vec<(u8, Registers)>,
     msi: Option<(u16, msi::Control)>,
     msix: Option<Msix>,
-    /// The core of each vCPU.
-    cores: Vec<usize>,
-    /// The remapping entry of each message.
-    entries: Vec<Option<RemapIndex>>,
+    remapped: Remapped,
     /// It did not come back from a reset: nobody speaks to it any more.
     dead: bool,
 }
@@ -50,7 +46,9 @@ impl Assigned {
         cores: Vec<usize>,
     ) -> Self {
         let map = |bar: &Bar| (bar.index, Registers::map(bar.address, bar.size));
-        let messages = description.msix.as_ref().map_or(1, |msix| msix.entries);
+        let messages = description.msi.map_or(0, |(_, control)| control.messages());
+        let entries = description.msix.as_ref().map_or(0, |msix| msix.entries);
+        let remapped = Remapped::new(requester(description.name), cores, messages, entries);
         Self {
             name: description.name,
             hardware,
@@ -58,8 +56,7 @@ impl Assigned {
             bars: description.bars.iter().map(map).collect(),
             msi: description.msi.map(|(capability, control)| (capability.offset.into(), control)),
             msix: description.msix,
-            cores,
-            entries: alloc::vec![None; messages.into()],
+            remapped,
             dead: false,
         }
     }
@@ -81,43 +78,42 @@ impl Assigned {
         Some((self.bar(msix.table.bar)?, msix.table_span().start))
     }
 
-    /// The remapping entry of a message, allocated if it has none yet.
-    fn entry(&mut self, entry: u16) -> Result<RemapIndex, &'static str> {
-        let slot = usize::from(entry);
-        match self.entries.get(slot) {
-            Some(&Some(index)) => return Ok(index),
-            Some(None) => {}
-            None => return Err("it has no such message"),
+    /// The first remapping entry of a source; a new one's message is put where the function takes it from.
+    fn remapping(&mut self, source: Source) -> Result<RemapIndex, RouteError> {
+        let (index, new) = self.remapped.get_or_allocate(source)?;
+        if new {
+            self.write_message(source, index);
         }
-        let device = requester(self.name);
-        let index = route::with_iommu(|iommu| iommu.allocate_remapping(device))
-            .ok_or("this machine has no IOMMU")?
-            .map_err(|_| "the IOMMU has no remapping entry for it")?;
-        if let Some(place) = self.entries.get_mut(slot) {
-            *place = Some(index);
-        }
-        self.write_message(entry, index);
         Ok(index)
     }
 
-    /// Puts the remapping entry's message where the function takes it from.
-    fn write_message(&self, entry: u16, index: RemapIndex) {
+    fn write_message(&self, source: Source, index: RemapIndex) {
         let message = index.msi_message(0);
         let (low, high) = (message.address & 0xFFFF_FFFF, message.address >> 32);
-        if let Some((table, start)) = self.table() {
-            let at = start + u64::from(entry) * Entry::SIZE;
-            table.write(at, Width::Dword, low);
-            table.write(at + 4, Width::Dword, high);
-            table.write(at + 8, Width::Dword, message.data.into());
-        }
-        if let Some((at, control)) = self.msi.filter(|_| entry == 0) {
-            let function = self.function();
-            function.write_u32(at + msi::ADDRESS, low as u32);
-            if control.wide() {
-                function.write_u32(at + msi::ADDRESS + 4, high as u32);
+        match source {
+            Source::Msix(entry) => {
+                let Some((table, start)) = self.table() else { return };
+                let at = start + u64::from(entry) * Entry::SIZE;
+                table.write(at, Width::Dword, low);
+                table.write(at + 4, Width::Dword, high);
+                table.write(at + 8, Width::Dword, message.data.into());
             }
-            function.write_u16(at + control.data(), message.data as u16);
+            Source::Msi => {
+                let Some((at, control)) = self.msi else { return };
+                let function = self.function();
+                function.write_u32(at + msi::ADDRESS, low as u32);
+                if control.wide() {
+                    function.write_u32(at + msi::ADDRESS + 4, high as u32);
+                }
+                function.write_u16(at + control.data(), message.data as u16);
+            }
         }
+    }
+
+    /// The place of one of MSI's registers for single messages, if it has them.
+    fn msi_register(&self, beyond_mask: u16) -> Option<u16> {
+        let (at, control) = self.msi?;
+        Some(at + control.mask()? + beyond_mask)
     }
 
     fn complain(&self, what: &str, why: impl fmt::Display) {
@@ -128,44 +124,48 @@ impl Assigned {
 }
 
 impl Backing for Assigned {
-    fn route(&mut self, wanted: MsiRoute) {
-        let Some(&core) = self.cores.get(wanted.vcpu as usize) else { return };
-        match self.entry(wanted.entry) {
-            Ok(index) => {
-                if let Err(why) = route::to_guest(index, wanted.vector.get(), core) {
-                    self.complain("a message cannot be routed", why);
-                }
-            }
-            Err(why) => self.complain("a message cannot be routed", why),
-        }
+    fn route(&mut self, wanted: MsiRoute) -> Result<(), RouteError> {
+        let index = self.remapping(Source::Msix(wanted.entry))?;
+        self.remapped.route(index, wanted)
     }
 
-    fn block(&mut self, entry: u16) {
-        let index = self.entries.get(usize::from(entry)).copied().flatten();
-        if let Err(why) = route::block(index) {
+    fn route_msi(&mut self, block: Block) -> Result<(), RouteError> {
+        let first = self.remapping(Source::Msi)?;
+        self.remapped.route_msi(first, block)
+    }
+
+    fn block(&mut self, source: Source) {
+        if let Err(why) = self.remapped.block(source) {
             self.complain("a message cannot be blocked", why);
         }
     }
 
     fn mask(&mut self, entry: u16, masked: bool) {
         // A message without a remapping entry would be a write to address 0.
-        let has_entry = matches!(self.entries.get(usize::from(entry)), Some(Some(_)));
-        let masked = masked || self.msix.is_some() && !has_entry;
+        let masked = masked || self.remapped.get(Source::Msix(entry)).is_none();
         if let Some((table, start)) = self.table() {
             let at = start + u64::from(entry) * Entry::SIZE + VECTOR_CONTROL;
             table.write(at, Width::Dword, if masked { Entry::MASKED.into() } else { 0 });
-        } else if let Some((at, control)) = self.msi
-            && let Some(mask) = control.mask()
-        {
-            self.function().write_u32(at + mask, masked.into());
         }
     }
 
-    fn msi_enable(&mut self, enable: bool) {
+    fn msi_mask(&mut self, masks: u32) {
+        if let Some(at) = self.msi_register(0) {
+            self.function().write_u32(at, masks);
+        }
+    }
+
+    fn msi_pending(&self) -> u32 {
+        self.msi_register(4).map_or(0, |at| self.function().read_u32(at))
+    }
+
+    fn msi_control(&mut self, enable: bool, order: u8) {
         if let Some((at, _)) = self.msi {
+            // As above.
+            let enable = enable && self.remapped.get(Source::Msi).is_some();
             let function = self.function();
             let control = msi::Control::from_bits(function.read_u16(at + msi::CONTROL));
-            let control = control.with_enabled(0).with_enable(enable);
+            let control = control.with_enabled(order).with_enable(enable);
             function.write_u16(at + msi::CONTROL, control.into_bits());
         }
     }
@@ -196,9 +196,9 @@ impl Backing for Assigned {
     fn reset(&mut self) {
         // First of all nothing may come from it any more.
         self.function().set_bus_master(false);
-        self.msi_enable(false);
+        self.msi_control(false, 0);
         self.msix_control(false, false);
-        if let Err(why) = route::block(self.entries.iter().copied().flatten()) {
+        if let Err(why) = self.remapped.block_all() {
             self.complain("its messages cannot be blocked", why);
         }
         if let Some(way) = self.way
@@ -211,10 +211,14 @@ impl Backing for Assigned {
             return;
         }
         self.function().enable_memory();
-        for entry in 0..self.entries.len() as u16 {
-            self.mask(entry, self.msix.is_some());
-            if let Some(&Some(index)) = self.entries.get(usize::from(entry)) {
-                self.write_message(entry, index);
+        let entries = self.msix.as_ref().map_or(0, |msix| msix.entries);
+        for source in (0..entries).map(Source::Msix).chain([Source::Msi]) {
+            match source {
+                Source::Msix(entry) => self.mask(entry, true),
+                Source::Msi => self.msi_mask(0),
+            }
+            if let Some(index) = self.remapped.get(source) {
+                self.write_message(source, index);
             }
         }
     }

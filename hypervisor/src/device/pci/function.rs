@@ -15,7 +15,7 @@
 use super::action::{Action, Actions};
 use super::bars::{self, Region, VirtualBar};
 use super::description::Description;
-use super::messages::Vcpus;
+use super::messages::{Source, Vcpus};
 use super::msi::MsiModel;
 use super::msix::MsixModel;
 use alloc::vec::Vec;
@@ -142,6 +142,21 @@ impl Function {
             msix.reset();
         }
         Actions::from_iter([Action::Reset])
+    }
+
+    /// A route that one of its messages asked for does not stand, and the message is closed.
+    pub fn route_failed(&mut self, source: Source) {
+        match (source, &mut self.msi, &mut self.msix) {
+            (Source::Msi, Some(msi), _) => msi.route_failed(),
+            (Source::Msix(entry), _, Some(msix)) => msix.route_failed(entry),
+            _ => {}
+        }
+    }
+
+    /// A read at this offset is one of MSI's pending bits, which the hardware has.
+    pub fn is_msi_pending(&self, offset: u16) -> bool {
+        let Some(msi) = &self.msi else { return false };
+        msi.pending().is_some_and(|at| msi.offset() + at == offset & !3)
     }
 
     /// The guest reads its configuration.
@@ -286,12 +301,27 @@ impl Function {
                     at => msi.write(at, value, vcpus, actions),
                 }
             }
-            (id::MSIX, 0) => {
-                if let Some(msix) = &mut self.msix {
-                    msix.write_control(upper, actions);
-                }
-            }
+            (id::MSIX, 0) => self.write_msix_control(upper, vcpus, actions),
             _ => {}
+        }
+    }
+
+    /// MSI and MSI-X together are undefined (PCI 3.0, section 6.8.2): the hardware never sees both on, and MSI waits until
+    /// MSI-X is off.
+    fn write_msix_control(&mut self, value: u16, vcpus: &Vcpus, actions: &mut Actions) {
+        let Some(msix) = &mut self.msix else { return };
+        let on = msix::Control::from_bits(value).enable();
+        let mut hold = |actions: &mut Actions| {
+            if let Some(msi) = &mut self.msi {
+                msi.hold(on, vcpus, actions);
+            }
+        };
+        if on {
+            hold(actions);
+            msix.write_control(value, actions);
+        } else {
+            msix.write_control(value, actions);
+            hold(actions);
         }
     }
 

@@ -4,7 +4,7 @@
 //! so that a message which waited under the mask goes where the guest last said. PCI 3.0, section 6.8.2.
 
 use super::action::{Action, Actions, Report};
-use super::messages::{Applied, RawMessage, Vcpus};
+use super::messages::{Applied, RawMessage, Source, Vcpus};
 use alloc::vec::Vec;
 use arch::pci::Width;
 use arch_defs::pci::Msix;
@@ -73,6 +73,14 @@ impl MsixModel {
         if new != self.control {
             self.control = new;
             actions.push(Action::MsixControl { enable, function_mask });
+        }
+    }
+
+    /// The route that an entry asked for last does not stand; the hardware's entry was masked.
+    pub fn route_failed(&mut self, entry: u16) {
+        if let Some(line) = self.lines.get_mut(usize::from(entry)) {
+            line.applied = Applied::Refused;
+            line.open = false;
         }
     }
 
@@ -153,10 +161,11 @@ impl Line {
             Err(why) => {
                 self.set_open(entry, false, actions);
                 if matches!(self.applied, Applied::Route(_)) {
-                    actions.push(Action::Block { entry });
+                    actions.push(Action::Block(Source::Msix(entry)));
                 }
                 self.applied = Applied::Refused;
-                actions.push(Action::Report(Report::Message { entry, why }));
+                let source = Source::Msix(entry);
+                actions.push(Action::Report(Report::Message { source, why }));
             }
         }
     }

@@ -6,9 +6,12 @@ mod bus;
 mod functions;
 mod hostile;
 mod messages;
+mod msi;
+mod unroutable;
 
+use super::messages::RawMessage;
 use super::*;
-use arch_defs::apic::XapicLogical;
+use arch_defs::apic::{GuestVector, XapicLogical};
 use arch_defs::pci::{Bar, BarKind};
 use arrayvec::ArrayVec;
 use std::sync::{Arc, Mutex};
@@ -53,30 +56,62 @@ fn function() -> Function {
 
 /// A backing that remembers what was asked of it.
 #[derive(Clone, Default)]
-struct Recorder(Arc<Mutex<Vec<Action>>>);
+struct Recorder(Arc<Mutex<Record>>);
+
+#[derive(Default)]
+struct Record {
+    actions: Vec<Action>,
+    /// No route can be programmed.
+    fails: bool,
+    /// MSI's pending bits.
+    pending: u32,
+}
 
 impl Recorder {
     fn take(&self) -> Vec<Action> {
-        core::mem::take(&mut self.0.lock().unwrap())
+        core::mem::take(&mut self.0.lock().unwrap().actions)
     }
 
     fn push(&self, action: Action) {
-        self.0.lock().unwrap().push(action);
+        self.0.lock().unwrap().actions.push(action);
+    }
+
+    fn fail(&self, fails: bool) {
+        self.0.lock().unwrap().fails = fails;
+    }
+
+    fn routed(&self) -> Result<(), RouteError> {
+        if self.0.lock().unwrap().fails {
+            Err(arch::iommu::Error::Dead { unit: 0xFED9_0000 }.into())
+        } else {
+            Ok(())
+        }
     }
 }
 
 impl Backing for Recorder {
-    fn route(&mut self, route: MsiRoute) {
+    fn route(&mut self, route: MsiRoute) -> Result<(), RouteError> {
         self.push(Action::Route(route));
+        self.routed()
     }
-    fn block(&mut self, entry: u16) {
-        self.push(Action::Block { entry });
+    fn route_msi(&mut self, block: Block) -> Result<(), RouteError> {
+        self.push(Action::RouteMsi(block));
+        self.routed()
+    }
+    fn block(&mut self, source: Source) {
+        self.push(Action::Block(source));
     }
     fn mask(&mut self, entry: u16, masked: bool) {
         self.push(Action::Mask { entry, masked });
     }
-    fn msi_enable(&mut self, enable: bool) {
-        self.push(Action::MsiEnable(enable));
+    fn msi_mask(&mut self, masks: u32) {
+        self.push(Action::MsiMask(masks));
+    }
+    fn msi_pending(&self) -> u32 {
+        self.0.lock().unwrap().pending
+    }
+    fn msi_control(&mut self, enable: bool, order: u8) {
+        self.push(Action::MsiControl { enable, order });
     }
     fn msix_control(&mut self, enable: bool, function_mask: bool) {
         self.push(Action::MsixControl { enable, function_mask });

@@ -133,7 +133,10 @@ fn r_s7_a_function_reset_leaves_nothing_of_the_guest() {
     write(&mut function, 0x72, Width::Word, 0xC000);
     let unmask = function.memory_write(3, 0x180C, Width::Dword, 0, &vcpus());
     let refused = MessageRefused::Address(0);
-    assert_eq!(unmask[..], [Action::Report(Report::Message { entry: 0, why: refused })]);
+    assert_eq!(
+        unmask[..],
+        [Action::Report(Report::Message { source: Source::Msix(0), why: refused })]
+    );
     assert_ne!(seen(&function), fresh);
     assert_eq!(write(&mut function, 0xA8, Width::Word, 0xA810), [Action::Reset]);
     assert_eq!(seen(&function), fresh);

@@ -14,7 +14,7 @@ fn apply(lines: &mut [Line; 5], actions: &Actions) -> Result<(), TestCaseError> 
     for &action in actions {
         match action {
             Action::Route(route) => lines[usize::from(route.entry)].route = Some(route),
-            Action::Block { entry } => lines[usize::from(entry)].route = None,
+            Action::Block(Source::Msix(entry)) => lines[usize::from(entry)].route = None,
             Action::Mask { entry, masked } => {
                 lines[usize::from(entry)].open = !masked;
                 // Whoever is opened has somewhere to go.

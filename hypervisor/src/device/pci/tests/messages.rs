@@ -1,7 +1,6 @@
-//! MSI and MSI-X the way Linux programs them, and messages that are refused.
+//! MSI-X the way Linux programs them, and messages that are refused.
 
 use super::*;
-use arch_defs::apic::GuestVector;
 use arch_defs::pci::MessageRefused;
 
 const TABLE: u64 = 0x1800;
@@ -83,7 +82,7 @@ fn r_s2_a_refused_message_closes_and_blocks_its_entry() {
         (0xFEE0_0000, 0x8041, MessageRefused::Level),
     ];
     for (address, data, why) in cases {
-        let report = Action::Report(Report::Message { entry: 3, why });
+        let report = Action::Report(Report::Message { source: Source::Msix(3), why });
         let mut function = function();
         // From the beginning: it was never open.
         assert_eq!(program(&mut function, 3, address, data), [report]);
@@ -92,13 +91,13 @@ fn r_s2_a_refused_message_closes_and_blocks_its_entry() {
         table(&mut function, 3, 3, 1);
         table(&mut function, 3, 0, address);
         table(&mut function, 3, 2, data);
-        assert_eq!(table(&mut function, 3, 3, 0), [Action::Block { entry: 3 }, report]);
+        assert_eq!(table(&mut function, 3, 3, 0), [Action::Block(Source::Msix(3)), report]);
         // And a good one opens it again.
         let again = program(&mut function, 3, 0xFEE0_0000, 0x41);
         assert_eq!(again, [route(3, 0x41, 0), mask(3, false)]);
         // Made bad while it is open.
         let bad = table(&mut function, 3, 2, 0x0441);
-        assert_eq!(bad[..2], [mask(3, true), Action::Block { entry: 3 }]);
+        assert_eq!(bad[..2], [mask(3, true), Action::Block(Source::Msix(3))]);
     }
 }
 
@@ -119,44 +118,8 @@ fn destinations_in_xapic_state_are_the_guests_logical_ids() {
     let why = MessageRefused::Destination(3);
     let both = [
         mask(0, true),
-        Action::Block { entry: 0 },
-        Action::Report(Report::Message { entry: 0, why }),
+        Action::Block(Source::Msix(0)),
+        Action::Report(Report::Message { source: Source::Msix(0), why }),
     ];
     assert_eq!(write(0, 0xFEE0_3004)[..], both);
-}
-
-fn config(function: &mut Function, at: u16, width: Width, value: u32) -> Vec<Action> {
-    function.config_write(at, width, value, &vcpus()).into_iter().collect()
-}
-
-#[test]
-fn r_a3_msi_is_one_message() {
-    let mut function = function();
-    assert_eq!(config(&mut function, 0x54, Width::Dword, 0xFEE0_1000), []);
-    assert_eq!(config(&mut function, 0x58, Width::Dword, 0), []);
-    assert_eq!(config(&mut function, 0x5C, Width::Word, 0x41), []);
-    let enabled = config(&mut function, 0x52, Width::Word, 0x0071);
-    assert_eq!(enabled, [route(0, 0x41, 1), Action::MsiEnable(true)]);
-    assert_eq!(function.config_read(0x52, Width::Word), 0x0181, "several messages are not offered");
-    // Mask register, and a new vector at run time.
-    assert_eq!(config(&mut function, 0x60, Width::Dword, 1), [mask(0, true)]);
-    assert_eq!(config(&mut function, 0x5C, Width::Word, 0x51), [route(0, 0x51, 1)]);
-    assert_eq!(config(&mut function, 0x60, Width::Dword, 0), [mask(0, false)]);
-    assert_eq!(config(&mut function, 0x52, Width::Word, 0), [Action::MsiEnable(false)]);
-    assert_eq!(function.config_read(0x5C, Width::Dword), 0x51);
-}
-
-#[test]
-fn r_s2_a_refused_msi_is_off_and_blocked() {
-    let mut function = function();
-    config(&mut function, 0x54, Width::Dword, 0xFEE0_0000);
-    config(&mut function, 0x5C, Width::Word, 0x41);
-    config(&mut function, 0x52, Width::Word, 1);
-    // An NMI.
-    let bad = config(&mut function, 0x5C, Width::Word, 0x0441);
-    assert!(matches!(bad[0], Action::Report(Report::Message { entry: 0, .. })));
-    assert_eq!(bad[1..], [Action::MsiEnable(false), Action::Block { entry: 0 }]);
-    assert_eq!(function.config_read(0x52, Width::Word) & 1, 1, "the guest's own bit stands");
-    let good = config(&mut function, 0x5C, Width::Word, 0x42);
-    assert_eq!(good, [route(0, 0x42, 0), Action::MsiEnable(true)]);
 }
