@@ -242,6 +242,7 @@ const fn devices(devices: &'static [Device], boot: Boot) -> Boot {
 /// All 32 bits of an address, so that its DMA reaches the interrupt range.
 const EDU: &[Device] = &[Device::Edu { dma_mask: 0xFFFF_FFFF }];
 const IGB: &[Device] = &[Device::Igb];
+const XHCI: &[Device] = &[Device::Xhci];
 
 /// A VM with two vCPUs that owns the machine's one PCI device.
 const fn owner(device: &'static [Device], function: &'static [&'static str], boot: Boot) -> Boot {
@@ -250,6 +251,7 @@ const fn owner(device: &'static [Device], function: &'static [&'static str], boo
 
 /// Where QEMU and its firmware put the one device: behind the host bridge, or behind the first root port.
 const EDU_AT: &[&str] = &[check::EDU];
+const XHCI_AT: &[&str] = EDU_AT;
 const IGB_AT: &[&str] = &["pci:0000:01:00.0"];
 
 /// A machine of Bochs' own making, with exactly these features and 64-bit mode and x2APIC.
@@ -338,12 +340,19 @@ pub const BOOTS: &[Boot] = &[
         ..owner(IGB, IGB_AT, vm("msix", 2))
     },
     Boot {
+        expect: Expect::TestsAnd(check::no_iommu_fault),
+        shows: "S9",
+        limit: 600,
+        ..owner(XHCI, XHCI_AT, vm("xhci", 2))
+    },
+    Boot {
         expect: Expect::TestsAnd(check::blocked_dma),
         shows: "S3 S9",
         ..owner(EDU, EDU_AT, vm("hostile-edu", 2))
     },
     Boot { limit: 600, ..devices(EDU, bare("bare-edu", "edu", 2)) },
     devices(IGB, bare("bare-msix", "msix", 2)),
+    Boot { limit: 600, ..devices(XHCI, bare("bare-xhci", "xhci", 2)) },
     devices(EDU, bare("bare-edu-intx", "edu-intx", 2)),
     devices(EDU, bare("bare-hostile-edu", "hostile-edu", 2)),
     no_return("hostile-triple", 1, &["triple", "reason=refused"]),

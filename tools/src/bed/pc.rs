@@ -77,6 +77,8 @@ pub enum Device {
     /// An Intel 82576 behind a root port: SR-IOV with up to 8 VFs, MSI-X. Its network leads to
     /// QEMU itself.
     Igb,
+    /// A USB controller at the root complex, with nothing attached: 16 messages by plain MSI and as many MSI-X entries.
+    Xhci,
     /// An NVMe controller behind a root port, with SR-IOV and one namespace.
     Nvme {
         /// VFs it can have.
@@ -162,6 +164,7 @@ fn device(machine: &Machine, n: usize, device: Device, a: &mut Vec<String>) -> R
             add(a, &format!("{port} -netdev user,id=net{n}"));
             add(a, &format!("-device igb,bus=port{n},netdev=net{n},mac=52:54:00:12:34:{n:02x}"));
         }
+        Device::Xhci => add(a, "-device qemu-xhci,msi=on,msix=on"),
         Device::Nvme { vfs } => {
             let disk = machine.dir.join(format!("nvme{n}.img"));
             File::create(&disk)

@@ -118,7 +118,7 @@ impl Message {
     }
 }
 
-/// The MSI capability, of which one message is used.
+/// The MSI capability.
 #[derive(Clone, Copy, Debug)]
 pub struct Msi {
     function: Function,
@@ -144,7 +144,18 @@ impl Msi {
 
     /// On with one message, or off.
     pub fn enable(&self, on: bool) {
-        self.function.write16(self.at + 2, u16::from(on));
+        self.control(on, 0);
+    }
+
+    /// On or off, with 1 shifted by `order` messages.
+    pub fn control(&self, on: bool, order: u8) {
+        self.function.write16(self.at + 2, u16::from(on) | u16::from(order) << 4);
+    }
+
+    /// 1 shifted by this many messages are there, and in use.
+    pub fn orders(&self) -> (u8, u8) {
+        let word = self.function.read(self.at) >> 16;
+        ((word >> 1 & 7) as u8, (word >> 4 & 7) as u8)
     }
 
     /// Writes the whole message.

@@ -38,3 +38,4 @@ mod uart;
 mod user;
 mod vectors;
 mod xapic;
+mod xhci;
