@@ -172,6 +172,24 @@ impl Msi {
         }
     }
 
+    /// Offset of the masks and of the pending bits, if it has them.
+    fn masks(&self) -> Option<u16> {
+        (self.function.read(self.at) >> 24 & 1 != 0).then_some(self.data + 4)
+    }
+
+    /// Masks messages, one bit for each, and gives the masks that stand then.
+    pub fn mask(&self, messages: u32) -> Outcome<u32> {
+        let at = self.masks().ok_or("the function cannot mask its messages")?;
+        self.function.write(at, messages);
+        Ok(self.function.read(at))
+    }
+
+    /// Messages that wait for their mask, one bit for each.
+    pub fn pending(&self) -> Outcome<u32> {
+        let at = self.masks().ok_or("the function cannot mask its messages")?;
+        Ok(self.function.read(at + 4))
+    }
+
     /// Changes the destination by one write.
     pub fn set_cpu(&self, cpu: usize) {
         self.function.write(self.at + 4, Message::to(cpu, 0).address as u32);

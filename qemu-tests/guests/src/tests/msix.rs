@@ -1,9 +1,11 @@
-//! MSI-X, by an Intel 82576 (QEMU's `igb`): ten entries of a table in memory, each with a cause that a register sets.
+//! MSI-X, by an Intel 82576 (QEMU's `igb`): ten entries of a table in memory, each with a cause that a register sets. Its MSI
+//! can mask its one message.
 //! 82576 data sheet, 7.3 (interrupts), 8.8 (their registers); PCI 3.0, 6.8.2.
 
 mod delivery;
 mod hostile;
 mod masks;
+mod msi;
 
 use crate::runtime::cpu::{mmio_read, mmio_write};
 use crate::runtime::pci::{self, Function, Message, Msix};
