@@ -52,7 +52,7 @@ fn vectors(action: Action) -> Vec<Option<u8>> {
 }
 
 #[test]
-fn r_a3_one_message() {
+fn r_a3_msi_with_one_message() {
     let mut function = function();
     message(&mut function, 0xFEE0_1000, 0x41);
     let enabled = control(&mut function, true, 0);
