@@ -297,6 +297,9 @@ pub const BOOTS: &[Boot] = &[
         guest: Guest::Linux { vcpus: 2, kexec: true },
         expect: Expect::Passes { last: None, check: check::kexec },
         shows: "V5",
+        model: bed::LINUX_MODEL,
+        limit: 1200,
+        ips: bed::FIGURES_IPS,
         ..vm("linux-kexec", 2)
     },
     of_demo("linux-pci", Demo::Pci, 3, None),
