@@ -2,19 +2,21 @@
 //! switched on, each function becomes a slot of its VM's bus, and the IOMMU lets it reach that VM's memory and no other.
 //! Every function that no VM owns stays blocked (requirement S9).
 //!
-//! Called by `boot` alone, before any guest runs. Locks: the IOMMU's.
+//! Called by `boot`, before any guest runs, and by `vm::life`: a function reaches its VM's memory from its start until it
+//! has come to rest after its stop. Locks: the IOMMU's, the VM's PCI lock.
 
 use crate::device::pci::assigned::{Assigned, requester};
 use crate::device::pci::{Bus, Description, Slot};
 use crate::interrupt::route;
 use crate::memory::GuestRam;
+use crate::vm::Vm;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use arch::acpi::Platform;
-use arch::iommu::Iommu;
+use arch::iommu::{Error, Iommu};
 use arch::pci::reset::{self, Way};
 use arch::pci::{Function, Hardware, Topology, VirtualFunction, bars, sriov};
 use arch::stage2::{Format, Stage2};
@@ -207,17 +209,12 @@ impl Pci {
     }
 }
 
-/// Maps the memory of a VM's functions into its second stage, and lets the functions reach its RAM. Returns what must be kept
-/// for as long as they do.
+/// Maps the memory of a VM's functions into its second stage. Returns the address space that the functions get at each
+/// start ([`connect`]): the VM's RAM.
 ///
 /// # Errors
-/// What the IOMMU cannot do.
-pub fn confine(
-    index: usize,
-    bus: &Bus,
-    ram: &GuestRam,
-    space: &mut Stage2,
-) -> Result<Option<Stage2>, String> {
+/// No memory for tables.
+pub fn confine(bus: &Bus, ram: &GuestRam, space: &mut Stage2) -> Result<Option<Stage2>, String> {
     for region in
         bus.functions().flat_map(|function| function.regions()).filter(|region| region.mapped)
     {
@@ -232,14 +229,41 @@ pub fn confine(
     let mut dma =
         Stage2::new(Format::Vtd, largest).map_err(|_| "no memory for page tables".to_string())?;
     ram.map(&mut dma).map_err(|_| "no memory for page tables".to_string())?;
+    Ok(Some(dma))
+}
+
+/// Lets a VM's functions, which are at rest, reach its RAM.
+///
+/// # Errors
+/// What the IOMMU cannot do; no function reaches it then.
+pub fn connect(vm: &Vm) -> Result<(), String> {
+    let Some(dma) = &vm.dma else { return Ok(()) };
     // One address space per VM, and domain 0 is nobody's.
-    let domain = index as u16 + 1;
-    for function in bus.functions() {
-        let attached =
-            route::with_iommu(|iommu| iommu.attach(requester(function.name()), &dma, domain));
+    let domain = vm.index as u16 + 1;
+    for name in vm.devices.pci_names() {
+        let attached = route::with_iommu(|iommu| iommu.attach(requester(name), dma, domain));
         if let Some(Err(why)) = attached {
-            return Err(format!("PCI {}: {why}", function.name()));
+            disconnect(vm)?;
+            return Err(format!("PCI {name}: {why}"));
         }
     }
-    Ok(Some(dma))
+    Ok(())
+}
+
+/// Takes a VM's functions out of its address space. On return their last accesses are done.
+///
+/// # Errors
+/// What the IOMMU did not do: a function may still reach the memory.
+pub fn disconnect(vm: &Vm) -> Result<(), String> {
+    let mut result = Ok(());
+    for name in vm.devices.pci_names() {
+        // All of them, also if one fails.
+        match route::with_iommu(|iommu| iommu.detach(requester(name))) {
+            None | Some(Ok(()) | Err(Error::NotAttached(_))) => {}
+            Some(Err(why)) => {
+                result = Err(format!("PCI {name} may still reach its memory: {why}"));
+            }
+        }
+    }
+    result
 }

@@ -409,7 +409,7 @@ fn build_vms<B: Backend>(config: Config, pci: &Pci) -> Result<Vec<Vm>, String> {
         let mut space = Stage2::new(B::STAGE2, B::largest_page()).map_err(|_| no_memory.clone())?;
         ram.map(&mut space).map_err(|_| no_memory)?;
         let bus = pci.bus(&config)?;
-        let dma = assignment::confine(index, &bus, &ram, &mut space)
+        let dma = assignment::confine(&bus, &ram, &mut space)
             .map_err(|why| format!("vm {}: devices: {why}", config.name))?;
         vms.push(Vm::new(index, config, Memory { ram, stage2: space, dma }, bus));
     }

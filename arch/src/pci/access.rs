@@ -67,6 +67,9 @@ pub trait ConfigAccess {
 
     /// Waits a number of microseconds.
     fn wait(&self, microseconds: u64);
+
+    /// A clock that counts microseconds.
+    fn now(&self) -> u64;
 }
 
 /// The machine's configuration space.
@@ -185,6 +188,10 @@ impl ConfigAccess for Hardware {
 
     fn wait(&self, microseconds: u64) {
         time::delay(self.tsc_hz.saturating_mul(microseconds) / 1_000_000);
+    }
+
+    fn now(&self) -> u64 {
+        (u128::from(crate::cpu::rdtsc()) * 1_000_000 / u128::from(self.tsc_hz.max(1))) as u64
     }
 }
 

@@ -1,7 +1,7 @@
 //! The walk, the sizes, the reset and SR-IOV on a model of a machine: a host bridge, a root port, and a network card
 //! with virtual functions behind it.
 
-use super::reset::Way;
+use super::reset::{Progress, Reset, Way};
 use super::*;
 use alloc::collections::BTreeMap;
 use arch_defs::pci::header::Bridge;
@@ -25,6 +25,7 @@ struct Model {
     /// A function that has just been reset answers after this time.
     silent: Cell<u64>,
     resets: Cell<u32>,
+    reads_while_silent: Cell<u32>,
     waited: Cell<u64>,
 }
 
@@ -134,6 +135,7 @@ impl Model {
 impl ConfigAccess for Model {
     fn read(&self, function: Bdf, offset: u16) -> u32 {
         if self.silent.get() > 0 || !self.is_there(function) {
+            self.reads_while_silent.set(self.reads_while_silent.get() + 1);
             return u32::MAX;
         }
         let functions = self.functions.borrow();
@@ -167,6 +169,10 @@ impl ConfigAccess for Model {
     fn wait(&self, microseconds: u64) {
         self.waited.set(self.waited.get() + microseconds);
         self.silent.set(self.silent.get().saturating_sub(microseconds));
+    }
+
+    fn now(&self) -> u64 {
+        self.waited.get()
     }
 }
 
@@ -234,6 +240,57 @@ fn a_reset_waits_and_puts_the_configuration_back() {
     assert_eq!(model.get(PF, 0x1C), 0xFE82_0000);
     assert_eq!(model.get(PF, EXPRESS + 8), 0x2810);
     assert_eq!(model.get(PF, 4), 0x0010_0003, "memory on, bus mastering off");
+}
+
+#[test]
+fn r_d1_a_reset_under_way_waits_for_nothing() {
+    let model = machine();
+    let function = Function::new(&model, bdf(PF));
+    function.set_bus_master(true);
+    let mut reset = Reset::of(function, Some(Way::Express(EXPRESS)));
+    assert_eq!(reset.advance(function), Progress::Idle);
+    // A request waits for its answer: the reset waits for it, silent.
+    model.set(PF, EXPRESS + 8, 0x0020_2810);
+    reset.begin(function);
+    assert_eq!(reset.advance(function), Progress::Waits);
+    assert_eq!((model.get(PF, 4), model.resets.get()), (0x0010_0001, 0), "neither memory nor DMA");
+    model.set(PF, EXPRESS + 8, 0x2810);
+    assert_eq!(reset.advance(function), Progress::Waits);
+    assert_eq!(model.resets.get(), 1);
+    // Beginning anew changes nothing.
+    reset.begin(function);
+    for waited in [0, 50_000, 49_999] {
+        model.wait(waited);
+        assert_eq!(reset.advance(function), Progress::Waits);
+    }
+    assert_eq!(model.reads_while_silent.get(), 0, "not spoken to for 100 ms");
+    model.wait(20_001);
+    assert_eq!(reset.advance(function), Progress::Waits, "it does not answer yet");
+    model.wait(10_000);
+    assert_eq!(reset.advance(function), Progress::Done);
+    assert_eq!(reset.advance(function), Progress::Idle);
+    assert_eq!((model.get(PF, 0x10), model.get(PF, 4)), (0xFE80_0000, 0x0010_0003));
+    assert_eq!((model.resets.get(), model.waited.get()), (1, 130_000));
+}
+
+#[test]
+fn requests_that_pend_for_ever_hold_a_reset_for_a_tenth_of_a_second() {
+    let model = machine();
+    let function = Function::new(&model, bdf(PF));
+    model.set(PF, EXPRESS + 8, 0x0020_2810);
+    for way in [None, Some(Way::Express(EXPRESS))] {
+        model.waited.set(0);
+        let mut reset = Reset::of(function, way);
+        reset.begin(function);
+        assert_eq!(reset.advance(function), Progress::Waits);
+        model.wait(99_999);
+        assert_eq!((reset.advance(function), model.resets.get()), (Progress::Waits, 0));
+        model.wait(1);
+        let next = if way.is_some() { Progress::Waits } else { Progress::Done };
+        assert_eq!(reset.advance(function), next);
+        assert_eq!(model.get(PF, 4) & 2 != 0, way.is_none(), "memory stays without a reset");
+    }
+    assert_eq!(model.resets.get(), 1);
 }
 
 #[test]

@@ -10,11 +10,13 @@ use super::pit;
 use super::power::{self, PowerAction};
 use super::uart::Uart;
 use crate::interrupt::post::{post, post_nmi};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::vm::{Ask, VcpuShared, Vm};
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use arch::pci::Width;
 use arch_defs::apic::{ApicId, TargetSet, XapicLogical, targets, xapic_targets};
+use arch_defs::pci::Bdf;
 use arrayvec::ArrayVec;
 use guest_loader::config::DeviceConfig;
 use guest_loader::layout::{COM1_GSI, COM1_PORT, PCI_CONFIG_ADDRESS, PCI_CONFIG_DATA};
@@ -44,6 +46,8 @@ pub struct Devices {
     com1: Mutex<Com1>,
     ioapic: Mutex<Ioapic>,
     pci: Mutex<Bus>,
+    /// A function is being reset: the housekeeping core looks after it.
+    pci_resets: AtomicBool,
     /// The VM owns the machine's PIT.
     has_pit: bool,
 }
@@ -56,17 +60,17 @@ impl Devices {
             com1: Mutex::new(Com1 { uart: Uart::new(), backlog: VecDeque::new() }),
             ioapic: Mutex::new(Ioapic::new(passed_pins(has_pit))),
             pci: Mutex::new(pci),
+            pci_resets: AtomicBool::new(false),
             has_pit,
         }
     }
 
-    /// Resets every device (VM start).
+    /// Resets every device but the functions, which are at rest since [`Devices::rest_pci`] (VM start).
     pub fn reset(&self) {
         let mut com1 = self.com1.lock();
         com1.uart = Uart::new();
         com1.backlog.clear();
         *self.ioapic.lock() = Ioapic::new(passed_pins(self.has_pit));
-        self.silence_pci();
         if self.has_pit {
             pit::silence();
         }
@@ -134,7 +138,7 @@ impl Devices {
 
     #[inline(never)]
     fn pci_port_write(&self, vm: &Vm, port: u16, size: u8, value: u32) -> Option<()> {
-        self.pci.lock().port_write(port, size, value, &pci_vcpus(vm))
+        self.write_pci(|bus| bus.port_write(port, size, value, &pci_vcpus(vm)))
     }
 
     /// A 32-bit read of the virtual IOAPIC's page.
@@ -151,9 +155,37 @@ impl Devices {
         }
     }
 
-    /// Resets the assigned functions: no DMA and no interrupt comes from them any more.
-    pub fn silence_pci(&self) {
-        self.pci.lock().reset();
+    /// Begins the resets of all assigned functions, side by side: no DMA and no interrupt comes from them any more.
+    pub fn rest_pci(&self) {
+        self.write_pci(Bus::reset);
+        self.attend_pci();
+    }
+
+    /// Takes the steps that are due of resets of functions; true while there are some (housekeeping core).
+    pub fn attend_pci(&self) -> bool {
+        if !self.pci_resets.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut bus = self.pci.lock();
+        let under_way = bus.attend();
+        // Under the lock: a guest's next reset says so after this.
+        self.pci_resets.store(under_way, Ordering::Release);
+        under_way
+    }
+
+    /// Something that may begin a reset. Nobody waits for its end under the lock.
+    fn write_pci<T>(&self, write: impl FnOnce(&mut Bus) -> T) -> T {
+        let mut bus = self.pci.lock();
+        let result = write(&mut bus);
+        if bus.has_begun() {
+            self.pci_resets.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    /// The assigned functions, by their names on the machine.
+    pub fn pci_names(&self) -> Vec<Bdf> {
+        self.pci.lock().functions().map(pci::Function::name).collect()
     }
 
     /// A read at a byte offset of PCI configuration space.
@@ -165,7 +197,7 @@ impl Devices {
     /// A write at a byte offset of PCI configuration space.
     #[inline(never)]
     pub fn ecam_write(&self, vm: &Vm, offset: u64, width: Width, value: u64) {
-        self.pci.lock().ecam_write(offset, width, value, &pci_vcpus(vm));
+        self.write_pci(|bus| bus.ecam_write(offset, width, value, &pci_vcpus(vm)));
     }
 
     /// A read of a PCI function's memory that is not mapped; `None` if no function has it.

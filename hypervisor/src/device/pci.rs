@@ -2,7 +2,8 @@
 //!
 //! Called by the board for the ports 0xCF8 and 0xCFC, the ECAM window and the holes in functions' memory; the caller
 //! holds the VM's PCI lock. The models compute only: what a write does to the hardware comes back as [`Action`]s, which
-//! [`Bus`] has carried out by the function's [`Backing`]. PCI 3.0, sections 3.2.2.3 and 6; PCIe 5.0, section 7.
+//! [`Bus`] has carried out by the function's [`Backing`]. A function that is being reset is not there for its guest: reads
+//! give ones, writes have no effect, and nobody waits under the lock. PCI 3.0, sections 3.2.2.3 and 6; PCIe 5.0, section 7.
 //!
 //! | file | what |
 //! |---|---|
@@ -27,7 +28,7 @@ pub mod remapped;
 #[cfg(test)]
 mod tests;
 
-pub use action::{Action, Actions, Backing, MsiRoute, Report, RouteError};
+pub use action::{Action, Actions, Backing, MsiRoute, Presence, Report, RouteError};
 pub use bars::{PlaceError, Region};
 pub use description::Description;
 pub use function::{Function, MemoryRead};
@@ -53,11 +54,20 @@ pub struct Bus {
     /// The address latch, port 0xCF8.
     address: u32,
     slots: Vec<Slot>,
+    /// A reset has begun that nobody has been told of.
+    begun: bool,
 }
 
 /// The host bridge, dword by dword: a function without registers of its own, under the ids that other small virtual
 /// machines give theirs (Intel 0D57).
 const HOST_BRIDGE: [u32; 4] = [0x0D57_8086, 0x0000_0006, 0x0600_0000, 0];
+
+impl Slot {
+    /// The guest may speak to it.
+    fn is_there(&mut self) -> bool {
+        self.backing.presence() == Presence::Ready
+    }
+}
 
 impl Bus {
     /// A bus with these functions, which get device numbers from 1 and places in the guest's PCI window.
@@ -69,12 +79,12 @@ impl Bus {
             return Err(PlaceError::TooMany { function: extra.function.name() });
         }
         bars::place(slots.iter_mut().map(|slot| &mut slot.function))?;
-        Ok(Self { address: 0, slots })
+        Ok(Self { address: 0, slots, begun: false })
     }
 
     /// A bus with nothing but its host bridge.
     pub const fn empty() -> Self {
-        Self { address: 0, slots: Vec::new() }
+        Self { address: 0, slots: Vec::new(), begun: false }
     }
 
     /// The functions, in order of their device numbers.
@@ -82,17 +92,32 @@ impl Bus {
         self.slots.iter().map(|slot| &slot.function)
     }
 
-    /// As after a power-on: latch, registers and the functions themselves (VM start).
+    /// Whether a reset has begun since the last call.
+    pub const fn has_begun(&mut self) -> bool {
+        core::mem::replace(&mut self.begun, false)
+    }
+
+    /// Takes the steps that are due of resets under way. True while there are some.
+    pub fn attend(&mut self) -> bool {
+        // Each is looked at, also if one before it is not through.
+        self.slots
+            .iter_mut()
+            .fold(false, |any, slot| slot.backing.presence() == Presence::Resetting || any)
+    }
+
+    /// As after a power-on: latch, registers and the functions themselves, whose resets begin side by side (VM stop, and
+    /// before its first start). Nothing comes from them any more; [`Bus::attend`] tells when they are through.
     pub fn reset(&mut self) {
         self.address = 0;
         for slot in &mut self.slots {
+            self.begun = true;
             let actions = slot.function.reset();
             action::carry_out(&mut slot.function, actions, &mut *slot.backing);
         }
     }
 
     /// A read of `size` bytes at a port from 0xCF8 to 0xCFF; `None` where nobody answers.
-    pub fn port_read(&self, port: u16, size: u8) -> Option<u32> {
+    pub fn port_read(&mut self, port: u16, size: u8) -> Option<u32> {
         if port == PCI_CONFIG_ADDRESS && size == 4 {
             return Some(self.address);
         }
@@ -121,8 +146,8 @@ impl Bus {
     }
 
     /// A read at a byte offset of the ECAM window; ones where nobody answers.
-    pub fn ecam_read(&self, offset: u64, width: Width) -> u64 {
-        let dword = |at| match ecam(at) {
+    pub fn ecam_read(&mut self, offset: u64, width: Width) -> u64 {
+        let mut dword = |at| match ecam(at) {
             Some((bdf, register)) => self.config_read(bdf, register, width.min_dword()).into(),
             None => u64::from(u32::MAX),
         };
@@ -144,18 +169,20 @@ impl Bus {
         }
     }
 
-    /// A function's number in `slots`; `None` for the host bridge and where nobody is.
-    fn index(&self, bdf: Bdf) -> Option<usize> {
+    /// The function that answers at `bdf`; `None` for the host bridge, where nobody is, and during a reset.
+    fn slot(&mut self, bdf: Bdf) -> Option<&mut Slot> {
         let device = usize::from(bdf.device());
-        (bdf.bus() == 0 && bdf.function() == 0).then_some(device.checked_sub(1)?)
+        let index = (bdf.bus() == 0 && bdf.function() == 0).then_some(device.checked_sub(1)?)?;
+        let slot = self.slots.get_mut(index)?;
+        slot.is_there().then_some(slot)
     }
 
-    fn config_read(&self, bdf: Bdf, offset: u16, width: Width) -> u32 {
+    fn config_read(&mut self, bdf: Bdf, offset: u16, width: Width) -> u32 {
         if bdf.requester() == 0 {
             let dword = HOST_BRIDGE.get(usize::from(offset / 4)).copied().unwrap_or(0);
             return function::part(dword, offset, width);
         }
-        match self.index(bdf).and_then(|index| self.slots.get(index)) {
+        match self.slot(bdf) {
             Some(slot) if slot.function.is_msi_pending(offset) => {
                 function::part(slot.backing.msi_pending(), offset, width)
             }
@@ -165,17 +192,20 @@ impl Bus {
     }
 
     fn config_write(&mut self, bdf: Bdf, offset: u16, width: Width, value: u32, vcpus: &Vcpus) {
-        let Some(slot) = self.index(bdf).and_then(|index| self.slots.get_mut(index)) else {
-            return;
-        };
+        let Some(slot) = self.slot(bdf) else { return };
         let actions = slot.function.config_write(offset, width, value, vcpus);
+        let begun = actions.contains(&Action::Reset);
         action::carry_out(&mut slot.function, actions, &mut *slot.backing);
+        self.begun |= begun;
     }
 
     /// A read of memory that is not mapped for the guest; `None` if no function has it.
     pub fn memory_read(&mut self, gpa: u64, width: Width) -> Option<u64> {
         self.slots.iter_mut().find_map(|slot| {
             let (bar, offset) = slot.function.bar_at(gpa)?;
+            if !slot.is_there() {
+                return Some(u64::MAX);
+            }
             Some(match slot.function.memory_read(bar, offset, width) {
                 MemoryRead::Value(value) => value,
                 MemoryRead::Forward => slot.backing.read(bar, offset, width),
@@ -193,6 +223,9 @@ impl Bus {
     ) -> Option<()> {
         self.slots.iter_mut().find_map(|slot| {
             let (bar, offset) = slot.function.bar_at(gpa)?;
+            if !slot.is_there() {
+                return Some(());
+            }
             let actions = slot.function.memory_write(bar, offset, width, value, vcpus);
             action::carry_out(&mut slot.function, actions, &mut *slot.backing);
             Some(())

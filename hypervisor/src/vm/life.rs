@@ -2,8 +2,12 @@
 //!
 //! A vCPU is asked by request and kick and answers with its [`super::Lifecycle`]; nothing here
 //! touches a vCPU's private half.
+//!
+//! A VM that stops settles before anything else becomes of it: its functions are reset, all side by side, and taken out of
+//! its address space, and only then another run is loaded into its memory. Nobody waits for that: [`serve`] looks.
 
 use super::{Ask, Lifecycle, Vm};
+use crate::assignment;
 use crate::console;
 use crate::interrupt::kick::Requests;
 use crate::interrupt::post::request;
@@ -22,14 +26,14 @@ use guest_loader::image::{GuestSpec, Module as GuestModule, Platform};
 const STOP_PATIENCE: u64 = 1;
 
 /// Loads a VM's images into its cleared memory and starts its first vCPU; the others wait for
-/// their start-up IPIs.
+/// their start-up IPIs. Its functions are at rest: they were reset, and nothing has spoken to them since.
 ///
 /// # Errors
 /// What is wrong with the image, naming its field.
 pub fn start(vm: &'static Vm, modules: &[Module]) -> Result<(), String> {
-    // Before the memory is filled: until its reset a function may still write where it did before.
     vm.devices.reset();
     let entry = load(vm, modules)?;
+    assignment::connect(vm)?;
     vm.set_up();
     console::line(format_args!("BEELINE vm-start vm={} vcpus={}", vm.config.name, vm.vcpus.len()));
     // The first vCPU goes last: it may send start-up IPIs at once.
@@ -113,31 +117,45 @@ pub enum Served {
 
 /// Serves what a VM asked for.
 pub fn serve(vm: &'static Vm, modules: &[Module], tsc_hz: u64) -> Served {
-    let asked = vm.asked();
-    if !vm.is_up() || asked == Ask::Nothing {
-        return Served::GoesOn;
+    if vm.is_up() && vm.asked() != Ask::Nothing && !end(vm, tsc_hz) {
+        vm.set_down();
+        return Served::Failed;
     }
+    if vm.is_settling() && !vm.devices.attend_pci() { settled(vm, modules) } else { Served::GoesOn }
+}
+
+/// Ends a VM's run; its functions begin to settle. False if its memory may still be in use: never load another run over it.
+fn end(vm: &Vm, tsc_hz: u64) -> bool {
     let name = &vm.config.name;
     let stopped = stop(vm, tsc_hz);
     if let Err(vcpu) = stopped {
         log::error!("vm {name}: vCPU {vcpu} does not answer to its kick");
     }
-    // Its functions must not write into memory that is about to belong to the next run.
-    vm.devices.silence_pci();
+    vm.devices.rest_pci();
     report(vm);
-    console::line(format_args!("BEELINE vm-stop vm={name} reason={}", asked.word()));
+    console::line(format_args!("BEELINE vm-stop vm={name} reason={}", vm.asked().word()));
+    vm.set_settling();
+    stopped.is_ok()
+}
+
+/// Goes on with a VM whose functions are at rest.
+fn settled(vm: &'static Vm, modules: &[Module]) -> Served {
+    let asked = vm.asked();
+    // Whatever a function does in spite of its silence or its reset, nothing reaches the memory of the next run.
+    let disconnected = assignment::disconnect(vm);
     vm.set_down();
-    match (stopped, asked) {
-        // Its memory may still be in use: never load another run over it.
-        (Err(_), _) | (_, Ask::Refused) => Served::Failed,
-        (_, Ask::Reset) => match start(vm, modules) {
-            Ok(()) => Served::GoesOn,
-            Err(why) => {
-                log::error!("vm {name}: cannot restart: {why}");
-                Served::Failed
-            }
-        },
-        _ => Served::Off,
+    let next = match (disconnected, asked) {
+        (Err(why), _) => Err(why),
+        (Ok(()), Ask::Refused) => return Served::Failed,
+        (Ok(()), Ask::Reset) => start(vm, modules),
+        (Ok(()), _) => return Served::Off,
+    };
+    match next {
+        Ok(()) => Served::GoesOn,
+        Err(why) => {
+            log::error!("vm {}: cannot restart: {why}", vm.config.name);
+            Served::Failed
+        }
     }
 }
 

@@ -152,6 +152,11 @@ pub struct Memory {
     pub dma: Option<Stage2>,
 }
 
+/// Values of [`Vm::up`].
+const DOWN: u32 = 0;
+const UP: u32 = 1;
+const SETTLING: u32 = 2;
+
 /// One virtual machine.
 pub struct Vm {
     /// Position in the configuration.
@@ -197,7 +202,7 @@ impl Vm {
             unclaimed: AtomicU64::new(0),
             window,
             ask: AtomicU32::new(Ask::Nothing as u32),
-            up: AtomicU32::new(0),
+            up: AtomicU32::new(DOWN),
         }
     }
 
@@ -224,17 +229,27 @@ impl Vm {
 
     /// True while it runs.
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Acquire) != 0
+        self.up.load(Ordering::Acquire) == UP
+    }
+
+    /// True while its vCPUs are off and its functions come to rest.
+    fn is_settling(&self) -> bool {
+        self.up.load(Ordering::Acquire) == SETTLING
     }
 
     /// It runs from now on. What was asked for before (a vCPU that could not be built) stands.
     fn set_up(&self) {
-        self.up.store(1, Ordering::Release);
+        self.up.store(UP, Ordering::Release);
+    }
+
+    /// Its vCPUs are off. What it asked for stands.
+    fn set_settling(&self) {
+        self.up.store(SETTLING, Ordering::Release);
     }
 
     /// It does not run any more, and what it asked for has been served.
     fn set_down(&self) {
-        self.up.store(0, Ordering::Release);
+        self.up.store(DOWN, Ordering::Release);
         self.ask.store(Ask::Nothing as u32, Ordering::Release);
     }
 

@@ -70,7 +70,8 @@ pub enum Action {
         /// What.
         value: u64,
     },
-    /// Reset the function, and give its hardware table the messages of its remapping entries anew, all masked.
+    /// Begin a reset of the function; at its end the hardware table has the messages of the remapping entries anew, all
+    /// masked.
     Reset,
     /// Nothing to do, something to say.
     Report(Report),
@@ -126,6 +127,17 @@ impl fmt::Display for RouteError {
     }
 }
 
+/// Whether a function may be spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It may.
+    Ready,
+    /// It is being reset: to its guest nobody is there.
+    Resetting,
+    /// It did not come back from a reset.
+    Lost,
+}
+
 /// The hardware behind a function: `arch::pci` for its registers, the IOMMU for its messages. Only a route may fail:
 /// what else cannot be done silences the function, and says so in the log.
 pub trait Backing {
@@ -157,8 +169,11 @@ pub trait Backing {
     fn read(&mut self, bar: u8, offset: u64, width: Width) -> u64;
     /// [`Action::Forward`].
     fn write(&mut self, bar: u8, offset: u64, width: Width, value: u64);
-    /// [`Action::Reset`].
+    /// [`Action::Reset`]. Silences the function at once and begins; nothing is waited for.
     fn reset(&mut self);
+    /// Takes the next step of a reset under way if it is due. Before every other call but [`Backing::reset`]; only a
+    /// function that is [`Presence::Ready`] gets them.
+    fn presence(&mut self) -> Presence;
 }
 
 /// Has `backing` do all of `actions`, which came from `function`.

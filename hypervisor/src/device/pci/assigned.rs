@@ -4,11 +4,11 @@
 //! remapping entry from its first route on; the function's own registers hold that entry's message and never the guest's.
 
 use super::remapped::Remapped;
-use super::{Backing, Block, MsiRoute, RouteError, Source};
+use super::{Backing, Block, MsiRoute, Presence, RouteError, Source};
 use crate::rate_limit;
 use alloc::vec::Vec;
 use arch::iommu::RemapIndex;
-use arch::pci::reset::{self, Way};
+use arch::pci::reset::{Progress, Reset, Way};
 use arch::pci::{Function, Hardware, Registers, Width};
 use arch_defs::iommu::RequesterId;
 use arch_defs::pci::msix::Entry;
@@ -22,8 +22,7 @@ const VECTOR_CONTROL: u64 = 12;
 pub struct Assigned {
     name: Bdf,
     hardware: &'static Hardware,
-    /// How it is reset; `None` if it cannot be, or must not be since others use its virtual functions.
-    way: Option<Way>,
+    reset: Reset,
     bars: Vec<(u8, Registers)>,
     msi: Option<(u16, msi::Control)>,
     msix: Option<Msix>,
@@ -38,7 +37,8 @@ pub const fn requester(name: Bdf) -> RequesterId {
 }
 
 impl Assigned {
-    /// A function as `description` tells of it, for a VM whose vCPUs have these cores.
+    /// A function as `description` tells of it, at rest, for a VM whose vCPUs have these cores. Without a `way` it cannot be
+    /// reset, or must not be since others use its virtual functions.
     pub fn new(
         hardware: &'static Hardware,
         description: &super::Description,
@@ -52,7 +52,7 @@ impl Assigned {
         Self {
             name: description.name,
             hardware,
-            way,
+            reset: Reset::of(Function::new(hardware, description.name), way),
             bars: description.bars.iter().map(map).collect(),
             msi: description.msi.map(|(capability, control)| (capability.offset.into(), control)),
             msix: description.msix,
@@ -114,6 +114,21 @@ impl Assigned {
     fn msi_register(&self, beyond_mask: u16) -> Option<u16> {
         let (at, control) = self.msi?;
         Some(at + control.mask()? + beyond_mask)
+    }
+
+    /// Gives the function what a reset took: memory decoding, and its messages, those of MSI-X masked.
+    fn put_back(&mut self) {
+        self.function().enable_memory();
+        let entries = self.msix.as_ref().map_or(0, |msix| msix.entries);
+        for source in (0..entries).map(Source::Msix).chain([Source::Msi]) {
+            match source {
+                Source::Msix(entry) => self.mask(entry, true),
+                Source::Msi => self.msi_mask(0),
+            }
+            if let Some(index) = self.remapped.get(source) {
+                self.write_message(source, index);
+            }
+        }
     }
 
     fn complain(&self, what: &str, why: impl fmt::Display) {
@@ -194,32 +209,33 @@ impl Backing for Assigned {
     }
 
     fn reset(&mut self) {
-        // First of all nothing may come from it any more.
-        self.function().set_bus_master(false);
-        self.msi_control(false, 0);
-        self.msix_control(false, false);
-        if let Err(why) = self.remapped.block_all() {
-            self.complain("its messages cannot be blocked", why);
-        }
-        if let Some(way) = self.way
-            && let Err(why) = reset::reset(self.function(), way)
-        {
-            self.complain("it is given up: reset", why);
-            self.dead = true;
-        }
         if self.dead {
             return;
         }
-        self.function().enable_memory();
-        let entries = self.msix.as_ref().map_or(0, |msix| msix.entries);
-        for source in (0..entries).map(Source::Msix).chain([Source::Msi]) {
-            match source {
-                Source::Msix(entry) => self.mask(entry, true),
-                Source::Msi => self.msi_mask(0),
-            }
-            if let Some(index) = self.remapped.get(source) {
-                self.write_message(source, index);
+        if self.presence() == Presence::Ready {
+            // First of all nothing may come from it any more.
+            self.function().set_bus_master(false);
+            self.msi_control(false, 0);
+            self.msix_control(false, false);
+        }
+        if let Err(why) = self.remapped.block_all() {
+            self.complain("its messages cannot be blocked", why);
+        }
+        self.reset.begin(self.function());
+        // The hardware's reset itself begins here, unless requests wait for their answers.
+        self.presence();
+    }
+
+    fn presence(&mut self) -> Presence {
+        match self.reset.advance(self.function()) {
+            Progress::Idle => {}
+            Progress::Waits => return Presence::Resetting,
+            Progress::Done => self.put_back(),
+            Progress::Lost => {
+                self.complain("it is given up: reset", arch::pci::Why::Lost);
+                self.dead = true;
             }
         }
+        if self.dead { Presence::Lost } else { Presence::Ready }
     }
 }

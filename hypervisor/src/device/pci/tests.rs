@@ -65,11 +65,17 @@ struct Record {
     fails: bool,
     /// MSI's pending bits.
     pending: u32,
+    /// Other than that it may be spoken to.
+    presence: Option<Presence>,
 }
 
 impl Recorder {
     fn take(&self) -> Vec<Action> {
         core::mem::take(&mut self.0.lock().unwrap().actions)
+    }
+
+    fn set_presence(&self, presence: Presence) {
+        self.0.lock().unwrap().presence = Some(presence);
     }
 
     fn push(&self, action: Action) {
@@ -127,6 +133,9 @@ impl Backing for Recorder {
     }
     fn reset(&mut self) {
         self.push(Action::Reset);
+    }
+    fn presence(&mut self) -> Presence {
+        self.0.lock().unwrap().presence.unwrap_or(Presence::Ready)
     }
 }
 

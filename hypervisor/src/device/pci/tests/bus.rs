@@ -83,6 +83,32 @@ fn a_restart_resets_every_function() {
     assert_eq!((bus.ecam_read(0x8004, Width::Word), bus.port_read(0xCF8, 4)), (0, Some(0)));
 }
 
+#[test]
+fn r_d1_a_function_under_reset_is_not_there_and_nobody_waits() {
+    let (mut bus, recorder) = bus();
+    let table = PCI_WINDOW_START + 0x2_0000 + 0x180C;
+    bus.ecam_write(0x8004, Width::Word, 6, &vcpus());
+    assert!(!bus.has_begun());
+    bus.ecam_write(0x80A8, Width::Word, 0xA810, &vcpus());
+    assert_eq!(recorder.take()[1..], [Action::Reset]);
+    assert!(bus.has_begun() && !bus.has_begun(), "told once");
+    for presence in [Presence::Resetting, Presence::Lost] {
+        recorder.set_presence(presence);
+        assert_eq!(bus.attend(), presence == Presence::Resetting);
+        assert_eq!(bus.ecam_read(0x8000, Width::Dword), 0xFFFF_FFFF);
+        assert_eq!(bus.memory_read(table, Width::Dword), Some(u64::MAX));
+        bus.ecam_write(0x8004, Width::Word, 6, &vcpus());
+        bus.ecam_write(0x80A8, Width::Word, 0xA810, &vcpus());
+        assert_eq!(bus.memory_write(table, Width::Dword, 0, &vcpus()), Some(()));
+        assert_eq!((recorder.take(), bus.has_begun()), (Vec::new(), false), "dropped");
+        assert_eq!(bus.ecam_read(0, Width::Dword), 0x0D57_8086, "the host bridge is there");
+    }
+    recorder.set_presence(Presence::Ready);
+    assert_eq!(bus.ecam_read(0x8000, Width::Dword), 0x10CA_8086);
+    assert_eq!(bus.ecam_read(0x8004, Width::Word), 0, "what was written meanwhile had no effect");
+    assert_eq!(bus.memory_read(table, Width::Dword), Some(1), "masked");
+}
+
 fn with_bars(bars: &[Bar]) -> Slot {
     let real = Description { bars: bars.to_vec(), msix: None, ..description() };
     Slot { function: Function::new(real), backing: Box::new(Recorder::default()) }
