@@ -23,6 +23,7 @@ pub const NO_INTX: u16 = 1 << 10;
 /// Capability ids.
 const MSI: u8 = 0x05;
 const MSIX: u8 = 0x11;
+const EXPRESS: u8 = 0x10;
 
 /// A function: bus, device and function number, as bits 23:8 of the address port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +93,12 @@ impl Function {
             at = (header >> 8) as u16 & 0xFC;
         }
         (at != 0 && self.read(at) as u8 == id).then_some(at)
+    }
+
+    /// Offset of its PCI Express capability.
+    pub fn express(self) -> Outcome<u16> {
+        let at = self.capability(EXPRESS);
+        at.ok_or_else(|| "the function has no PCI Express capability".into())
     }
 
     /// Address of the memory BAR at `index`, which must be below 4 GiB.

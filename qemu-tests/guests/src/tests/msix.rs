@@ -6,6 +6,7 @@ mod delivery;
 mod hostile;
 mod masks;
 mod msi;
+mod reset;
 
 use crate::runtime::cpu::{mmio_read, mmio_write};
 use crate::runtime::pci::{self, Function, Message, Msix};
