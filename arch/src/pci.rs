@@ -9,11 +9,13 @@
 //! | [`access`] | ECAM windows, the 0xCF8 ports behind them |
 //! | [`topology`] | functions and bridges |
 //! | [`bars`] | sizes and places of BARs |
+//! | [`acs`] | keeping functions apart from their peers |
 //! | [`reset`] | resetting a single function |
 //! | [`sriov`] | switching virtual functions on |
 //! | [`registers`] | a function's memory |
 
 pub mod access;
+pub mod acs;
 pub mod bars;
 pub mod registers;
 pub mod reset;

@@ -5,6 +5,8 @@
 //! Called by `boot`, before any guest runs, and by `vm::life`: a function reaches its VM's memory from its start until it
 //! has come to rest after its stop. Locks: the IOMMU's, the VM's PCI lock.
 
+pub mod isolation;
+
 use crate::device::pci::assigned::{Assigned, requester};
 use crate::device::pci::{Bus, Description, Slot};
 use crate::interrupt::route;
@@ -17,6 +19,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use arch::acpi::Platform;
 use arch::iommu::{Error, Iommu};
+use arch::pci::acs::{self, Peer};
 use arch::pci::reset::{self, Way};
 use arch::pci::{Function, Hardware, Topology, VirtualFunction, bars, sriov};
 use arch::stage2::{Format, Stage2};
@@ -34,6 +37,8 @@ pub struct Pci {
     topology: Topology,
     /// Why devices cannot be confined, if they cannot.
     unconfined: Option<String>,
+    /// Every function, as those beside it meet it.
+    peers: Vec<Peer>,
     /// The virtual functions that the configuration asks for, by physical function.
     virtual_functions: BTreeMap<Bdf, Vec<VirtualFunction>>,
 }
@@ -50,11 +55,17 @@ pub fn start(platform: &Platform, ram: &[Range<u64>], tsc_hz: u64) -> Result<Pci
     if let Some(why) = &unconfined {
         log::info!("devices cannot be assigned: {why}");
     }
+    // Without an IOMMU there is nobody to send requests on to.
+    let peers = match unconfined {
+        Some(_) => Vec::new(),
+        None => acs::keep_apart(hardware, &topology),
+    };
     Ok(Pci {
         hardware,
         ram: ram.to_vec(),
         topology,
         unconfined,
+        peers,
         virtual_functions: BTreeMap::new(),
     })
 }
@@ -116,6 +127,9 @@ impl Pci {
                 });
                 added.unwrap_or(Ok(())).map_err(|e| named(&e))?;
             }
+            if let Some(&peer) = self.peers.iter().find(|peer| peer.bdf == pf) {
+                self.peers.extend(vfs.iter().map(|vf| peer.virtual_function(vf.bdf)));
+            }
             log::info!(
                 "PCI {pf}: {count} virtual functions, the first at {}",
                 vfs.first().map_or(pf, |vf| vf.bdf)
@@ -123,6 +137,55 @@ impl Pci {
             self.virtual_functions.insert(pf, vfs);
         }
         Ok(())
+    }
+
+    /// Looks for functions of different owners that can reach each other past the IOMMU.
+    ///
+    /// # Errors
+    /// Two functions that must have one owner, and why.
+    pub fn check_isolation(&self, vms: &[VmConfig]) -> Result<(), String> {
+        let mut owners: BTreeMap<Bdf, (usize, PciDevice)> = BTreeMap::new();
+        for (index, vm) in vms.iter().enumerate() {
+            for device in devices(vm) {
+                // What is not there is refused later, by its name.
+                if let Ok(bdf) = self.name(device) {
+                    owners.insert(bdf, (index, device));
+                }
+            }
+        }
+        let owner = |bdf: Bdf| {
+            let &(index, device) = owners.get(&bdf)?;
+            Some((vms.get(index)?, device))
+        };
+        for pair in isolation::pairs(&self.peers, |bdf| owners.get(&bdf).map(|&(vm, _)| vm)) {
+            let Some((vm, device)) = owner(pair.one) else { continue };
+            let Some((second, other)) = owner(pair.other) else {
+                // Firmware may have left it at work; nobody starts it again.
+                Function::new(self.hardware, pair.other).set_bus_master(false);
+                log::info!("PCI {} is kept off the bus: it and {device} {}", pair.other, pair.way);
+                continue;
+            };
+            let text = format!(
+                "vm {}: devices: {device}, and {other} of vm {}, {}",
+                vm.name, second.name, pair.way
+            );
+            if pair.way.is_certain() {
+                return Err(format!("{text}: give both to one VM"));
+            }
+            log::warn!("{text}: their VMs are apart only if the device keeps them apart");
+        }
+        Ok(())
+    }
+
+    /// The name on the bus of a function of the configuration.
+    fn name(&self, device: PciDevice) -> Result<Bdf, &'static str> {
+        let Some(vf) = device.vf else { return Ok(device.function) };
+        self.virtual_function(device.function, vf).map(|vf| vf.bdf)
+    }
+
+    fn virtual_function(&self, pf: Bdf, vf: u16) -> Result<&VirtualFunction, &'static str> {
+        let vfs = self.virtual_functions.get(&pf);
+        vfs.and_then(|vfs| vfs.get(usize::from(vf))).ok_or("there is no such virtual function")
     }
 
     /// The bus of a VM, with its functions on it.
@@ -157,10 +220,7 @@ impl Pci {
         let pf = device.function;
         match device.vf {
             Some(vf) => {
-                let vfs = self.virtual_functions.get(&pf);
-                let vf = vfs
-                    .and_then(|vfs| vfs.get(usize::from(vf)))
-                    .ok_or("there is no such virtual function")?;
+                let vf = self.virtual_function(pf, vf)?;
                 self.describe(vf.bdf, &vf.bars, Some((vf.vendor, vf.device)), true)
             }
             None => {

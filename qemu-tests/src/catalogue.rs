@@ -68,6 +68,8 @@ pub enum Fault {
     TooMuchMemory,
     /// The VM names a core that is not there.
     NoSuchCore,
+    /// Two VMs own one of these functions each.
+    TwoOwners([&'static str; 2]),
 }
 
 /// What makes a boot pass.
@@ -249,6 +251,11 @@ const fn owner(device: &'static [Device], function: &'static [&'static str], boo
     devices(device, with(Extras { pci: function, ..Extras::NONE }, 2, boot))
 }
 
+/// A machine whose devices cannot have two owners.
+const fn neighbours(found: &'static [Device], boot: Boot) -> Boot {
+    devices(found, Boot { cpus: 3, shows: "S9 S10", ..boot })
+}
+
 /// Where QEMU and its firmware put the one device: behind the host bridge, or behind the first root port.
 const EDU_AT: &[&str] = &[check::EDU];
 const XHCI_AT: &[&str] = EDU_AT;
@@ -423,6 +430,22 @@ pub const BOOTS: &[Boot] = &[
     refused("kernel-is-text", Fault::KernelIsText, &["kernel"]),
     refused("too-much-memory", Fault::TooMuchMemory, &["memory"]),
     refused("no-such-core", Fault::NoSuchCore, &["cpus", "core 5"]),
+    neighbours(
+        &[Device::Bridged],
+        refused(
+            "shared-requester",
+            Fault::TwoOwners(["pci:0000:02:01.0", "pci:0000:02:02.0"]),
+            &["pci:0000:02:01.0, and pci:0000:02:02.0", "one requester id", "0000:01:00.0"],
+        ),
+    ),
+    neighbours(
+        &[Device::Switched],
+        refused(
+            "switch-without-acs",
+            Fault::TwoOwners(["pci:0000:03:00.0", "pci:0000:04:00.0"]),
+            &["pci:0000:03:00.0, and pci:0000:04:00.0", "the switch port 0000:02:00.0"],
+        ),
+    ),
 ];
 
 #[cfg(test)]

@@ -108,9 +108,15 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
             match fault {
                 Fault::TooMuchMemory => vm.memory = 64 << 30,
                 Fault::NoSuchCore => vm.cpus = vec![5],
+                Fault::TwoOwners([own, other]) => {
+                    let parse = |name: &str| name.parse().map_err(anyhow::Error::msg);
+                    vm.devices.push(parse(own)?);
+                    let second = test_vm("second", 2..=2, words(boot, bed, "up", filter, 1));
+                    vms.push(VmConfig { devices: vec![parse(other)?], ..second });
+                }
                 _ => {}
             }
-            vms.push(vm);
+            vms.insert(0, vm);
         }
         Guest::Bare => {}
     }

@@ -13,10 +13,12 @@
 //! | [`capability`] | both lists of capabilities |
 //! | [`bar`] | base address registers: kind, size, address |
 //! | [`express`] | PCI Express, advanced features, power management |
+//! | [`acs`] | access control between functions |
 //! | [`msi`], [`msix`] | message-signalled interrupts |
 //! | [`message`] | what a guest's message would do, checked |
 //! | [`sriov`] | SR-IOV and the numbering of virtual functions |
 
+pub mod acs;
 pub mod bar;
 pub mod bdf;
 pub mod capability;

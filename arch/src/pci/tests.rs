@@ -401,6 +401,43 @@ fn r_s10_a_bus_that_another_bridge_has_is_not_taken() {
 }
 
 #[test]
+fn r_s9_access_control_is_switched_on_where_it_is() {
+    use super::acs::{self, Kind, Peer};
+    let model = machine();
+    // The port: everything but egress control can be switched, and firmware left direct translated requests on.
+    {
+        let mut functions = model.functions.borrow_mut();
+        let port = functions.get_mut(&bdf(PORT)).unwrap();
+        for (at, now, writable) in [(0x100, 0x0001_000D, 0), (0x104, 0x0040_005F, 0x005F_0000)] {
+            (port.now[at / 4], port.writable[at / 4]) = (now, writable);
+        }
+    }
+    let topology = Topology::read(&model);
+    let found = acs::keep_apart(&model, &topology);
+    let peer = |name: &str, parent: Option<&str>, kind, apart| Peer {
+        bdf: bdf(name),
+        parent: parent.map(bdf),
+        kind,
+        apart,
+        device: bdf(name),
+    };
+    let expected = [
+        peer("0000:00:00.0", None, Kind::Endpoint, false),
+        peer(PORT, None, Kind::RootPort, true),
+        peer(PF, Some(PORT), Kind::Endpoint, false),
+    ];
+    assert_eq!(found, expected);
+    assert_eq!(model.get(PORT, 0x104), 0x001D_005F, "validation, both redirects, forwarding");
+    // A port that does not do what it is told is not believed.
+    model.functions.borrow_mut().get_mut(&bdf(PORT)).unwrap().writable[0x104 / 4] = 0x0011_0000;
+    model.set(PORT, 0x104, 0x0000_005F);
+    assert!(!acs::keep_apart(&model, &topology)[1].apart);
+    // A bridge without PCI Express is one of conventional PCI.
+    model.set(PORT, 0x34, 0);
+    assert_eq!(acs::keep_apart(&model, &topology)[1].kind, Kind::Bridge);
+}
+
+#[test]
 fn gaps_are_aligned_and_touch_nothing() {
     let window = (0x1000, 0x8FFF);
     assert_eq!(bars::gap(window, &[], 0x1000, 0x1000), Some(0x1000));

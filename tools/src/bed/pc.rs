@@ -84,6 +84,10 @@ pub enum Device {
         /// VFs it can have.
         vfs: u32,
     },
+    /// Two of QEMU's teaching devices, 1 and 2 behind a bridge to conventional PCI.
+    Bridged,
+    /// Two of them behind a switch, each on its own port.
+    Switched,
 }
 
 /// Everything but accelerator, CPU model and what `-smp` says beyond the number of CPUs. Writes
@@ -185,6 +189,24 @@ fn device(machine: &Machine, n: usize, device: Device, a: &mut Vec<String>) -> R
             let drive = format!("if=none,id=disk{n},format=raw,file={}", value(&disk));
             a.extend(["-drive".into(), drive]);
             add(a, &format!("-device nvme-ns,drive=disk{n},bus=nvme{n},nsid=1,shared=on"));
+        }
+        Device::Bridged => {
+            add(a, &format!("{port} -device pcie-pci-bridge,id=bridge{n},bus=port{n}"));
+            for slot in [1, 2] {
+                add(a, &format!("-device edu,bus=bridge{n},addr={slot}"));
+            }
+        }
+        Device::Switched => {
+            add(a, &format!("{port} -device x3130-upstream,id=up{n},bus=port{n}"));
+            for slot in [1, 2] {
+                let name = format!("down{n}-{slot}");
+                let chassis = 16 * (n + 1) + slot;
+                add(
+                    a,
+                    &format!("-device xio3130-downstream,id={name},bus=up{n},chassis={chassis}"),
+                );
+                add(a, &format!("-device edu,bus={name}"));
+            }
         }
     }
     Ok(())

@@ -22,6 +22,31 @@ pub mod offset {
 /// Type of an endpoint of the root complex, which needs no link.
 pub const ROOT_COMPLEX_ENDPOINT: u8 = 9;
 
+/// The types that matter to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortType {
+    /// A port of the root complex.
+    Root,
+    /// The port of a switch that leads to the root complex.
+    Upstream,
+    /// Another port of a switch.
+    Downstream,
+    /// The rest: endpoints, and bridges to conventional PCI.
+    Other,
+}
+
+impl Capabilities {
+    /// The kind of port.
+    pub const fn port_type(self) -> PortType {
+        match self.device_type() {
+            4 => PortType::Root,
+            5 => PortType::Upstream,
+            6 => PortType::Downstream,
+            _ => PortType::Other,
+        }
+    }
+}
+
 /// PCI Express capabilities register.
 #[bitfield(u16)]
 #[derive(PartialEq, Eq)]
