@@ -211,7 +211,8 @@ impl Iommu {
     /// RAM (checked by boot).
     ///
     /// # Errors
-    /// [`Error::Missing`], [`Error::NoAnswer`], [`Error::Queue`], [`Error::OutOfMemory`].
+    /// [`Error::Missing`], [`Error::NoAnswer`], [`Error::Queue`], [`Error::OutOfMemory`]. All units are off then, but for
+    /// one that does not answer to that.
     pub fn start(
         dmar: &Dmar,
         entries: u32,
@@ -233,11 +234,18 @@ impl<R: Registers> Iommu<R> {
                         and interrupt remapping on in the firmware";
             return Err(Error::Missing { unit: drhd.base, what });
         }
-        let start = |drhd: &Drhd| Unit::start(drhd.base, drhd.segment, registers(drhd), entries);
-        Ok(Self {
-            units: dmar.units.iter().map(start).collect::<Result<_, _>>()?,
-            scopes: Scopes::resolve(dmar, &buses),
-        })
+        let mut units = Vec::new();
+        for drhd in &dmar.units {
+            match Unit::start(drhd.base, drhd.segment, registers(drhd), entries) {
+                Ok(unit) => units.push(unit),
+                Err(why) => {
+                    // Half of them would block interrupts that nobody remaps, and confine nobody.
+                    units.iter().for_each(Unit::stop);
+                    return Err(why);
+                }
+            }
+        }
+        Ok(Self { units, scopes: Scopes::resolve(dmar, &buses) })
     }
 
     fn number(&self, device: RequesterId) -> Result<usize, Error> {

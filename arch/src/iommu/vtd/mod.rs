@@ -94,7 +94,7 @@ impl fmt::Display for UnitFacts {
 
 impl<R: Registers> Unit<R> {
     /// Takes a unit over, whatever firmware left on: no device reaches memory, no interrupt but a remapped
-    /// one passes.
+    /// one passes. If that fails the unit is off, or as good as it could be switched off.
     pub fn start(unit: u64, segment: u16, registers: R, entries: u32) -> Result<Self, Error> {
         let access = Access { unit, registers };
         if access.registers.read32(offset::VER) == u32::MAX {
@@ -116,9 +116,23 @@ impl<R: Registers> Unit<R> {
             flushing: false,
             dead: false,
         };
-        new.quiesce()?;
-        new.set_up()?;
-        Ok(new)
+        match new.quiesce().and_then(|()| new.set_up()) {
+            Ok(()) => Ok(new),
+            Err(why) => {
+                new.stop();
+                Err(why)
+            }
+        }
+    }
+
+    /// Lets everything pass again: devices reach all memory, and interrupts go unremapped. For a machine whose IOMMUs
+    /// cannot all be used. The tables stay where they are, since a unit that does not answer may still read them.
+    pub fn stop(&self) {
+        let unit = self.access.unit;
+        match self.quiesce() {
+            Ok(()) => log::info!("IOMMU at {unit:#x}: off again"),
+            Err(why) => log::warn!("the IOMMU at {unit:#x} cannot be switched off: {why}"),
+        }
     }
 
     /// Stops what firmware or an earlier system left on.

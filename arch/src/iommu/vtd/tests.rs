@@ -276,6 +276,31 @@ fn r_s10_a_unit_without_what_is_needed_is_named_with_the_capability() {
 }
 
 #[test]
+fn r_s10_units_are_all_started_or_all_off() {
+    let on = Global::TRANSLATION | Global::INTERRUPT_REMAPPING | Global::QUEUED_INVALIDATION;
+    // The second has too little, does not answer, or stops at its first invalidation.
+    let broken: [fn(&Model); 3] = [
+        |model| model.0.borrow_mut().set(offset::ECAP, ECAP & !(1 << 3)),
+        |model| model.0.borrow_mut().dead = true,
+        |model| model.0.borrow_mut().fails = true,
+    ];
+    for (number, damage) in (0..).zip(broken) {
+        let models = [Model::new(CAP, ECAP), Model::new(CAP, ECAP)];
+        damage(&models[1]);
+        let of = |drhd: &Drhd| models[usize::from(drhd.segment)].clone();
+        let why = Iommu::start_with(&dmar(2), 256, |_| None, of).map(drop).unwrap_err();
+        assert!(why.to_string().contains("0xfed91000"), "{why}");
+        let [first, second] = models.each_ref().map(|model| model.0.borrow().status());
+        assert!(!first.intersects(on), "{number}: {first:?}");
+        let passing = Global::TRANSLATION | Global::INTERRUPT_REMAPPING;
+        assert!(!second.intersects(passing), "{number}: {second:?}");
+        // It was on before.
+        let did = models[0].0.borrow().events.clone();
+        assert!(did.contains(&Event::Command(Global::TRANSLATION, true)), "{number}: {did:?}");
+    }
+}
+
+#[test]
 fn a_queue_that_stops_or_fails_is_an_error_and_not_a_hang() {
     let (model, mut iommu) = started();
     let index = iommu.allocate_remapping(EDU).unwrap();
