@@ -37,6 +37,8 @@ pub struct Platform {
     pub pm_timer: Option<u16>,
     /// PCI configuration windows.
     pub ecam: Vec<EcamWindow>,
+    /// Registers of the event timers (HPET).
+    pub hpet: Option<u64>,
     /// VT-d remapping units and what they cover.
     pub dmar: Option<Dmar>,
 }
@@ -99,6 +101,19 @@ unsafe impl AcpiTable for DmarTable {
     }
 }
 
+/// HPET, IA-PC HPET specification 1.0a, section 3.2.4; only its bytes are read.
+#[repr(transparent)]
+struct HpetTable(acpi::sdt::SdtHeader);
+
+// SAFETY: as for `DmarTable`.
+unsafe impl AcpiTable for HpetTable {
+    const SIGNATURE: acpi::sdt::Signature = acpi::sdt::Signature::HPET;
+
+    fn header(&self) -> &acpi::sdt::SdtHeader {
+        &self.0
+    }
+}
+
 /// Reads the tables. Needs the boot page tables, which map the first 4 GiB.
 ///
 /// # Errors
@@ -132,6 +147,9 @@ pub fn read(root: RootTable) -> Result<Platform, String> {
     if let Ok(mcfg) = tables.find_table::<acpi::mcfg::Mcfg>() {
         arch_defs::acpi::parse_mcfg(bytes(&mcfg), |window| platform.ecam.push(window))
             .map_err(|e| format!("{e}"))?;
+    }
+    if let Ok(hpet) = tables.find_table::<HpetTable>() {
+        platform.hpet = arch_defs::acpi::parse_hpet(bytes(&hpet));
     }
     platform.dmar = match tables.find_table::<DmarTable>() {
         Ok(table) => Some(Dmar::parse(bytes(&table)).map_err(|e| format!("{e}"))?),

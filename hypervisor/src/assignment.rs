@@ -6,6 +6,7 @@
 //! has come to rest after its stop. Locks: the IOMMU's, the VM's PCI lock.
 
 pub mod isolation;
+pub mod places;
 
 use crate::device::pci::assigned::{Assigned, requester};
 use crate::device::pci::{Bus, Description, Slot};
@@ -23,10 +24,14 @@ use arch::pci::acs::{self, Peer};
 use arch::pci::reset::{self, Way};
 use arch::pci::{Function, Hardware, Topology, VirtualFunction, bars, sriov};
 use arch::stage2::{Format, Stage2};
-use arch_defs::pci::Bdf;
+use arch_defs::pci::{Bar, Bdf};
 use core::ops::Range;
 use guest_loader::config::{DeviceConfig, Dma, PciDevice, VmConfig};
+use guest_loader::layout::PAGE;
+use places::Place;
 
+/// Local APICs, and what devices write to raise interrupts. SDM 3A, section "Message Address Register Format".
+const MESSAGES: Range<u64> = 0xFEE0_0000..0xFEF0_0000;
 /// Remapping entries of each unit.
 const REMAPPING_ENTRIES: u32 = 4096;
 
@@ -34,6 +39,8 @@ const REMAPPING_ENTRIES: u32 = 4096;
 pub struct Pci {
     hardware: &'static Hardware,
     ram: Vec<Range<u64>>,
+    /// Who else answers where.
+    places: Vec<Place>,
     topology: Topology,
     /// Why devices cannot be confined, if they cannot.
     unconfined: Option<String>,
@@ -63,6 +70,7 @@ pub fn start(platform: &Platform, ram: &[Range<u64>], tsc_hz: u64) -> Result<Pci
     Ok(Pci {
         hardware,
         ram: ram.to_vec(),
+        places: registers(platform, hardware),
         topology,
         unconfined,
         peers,
@@ -84,6 +92,20 @@ fn start_iommu(platform: &Platform, topology: &Topology) -> Result<(), String> {
     }
     route::install(iommu);
     Ok(())
+}
+
+/// The machine's registers in memory.
+fn registers(platform: &Platform, hardware: &Hardware) -> Vec<Place> {
+    let page = |at: u64| at..at.saturating_add(PAGE);
+    let mut places = alloc::vec![Place::registers(&MESSAGES, "the local APICs")];
+    places.extend(hardware.windows().map(|at| Place::registers(&at, "PCI configuration space")));
+    let chips = platform.io_apics.iter();
+    places.extend(chips.map(|chip| Place::registers(&page(chip.address.into()), "an I/O APIC")));
+    places.extend(platform.hpet.map(|at| Place::registers(&page(at), "the event timers (HPET)")));
+    route::with_iommu(|iommu| {
+        places.extend(iommu.facts().map(|unit| Place::registers(&unit.registers(), "an IOMMU")));
+    });
+    places
 }
 
 /// The PCI functions that a VM owns.
@@ -137,6 +159,30 @@ impl Pci {
             self.virtual_functions.insert(pf, vfs);
         }
         Ok(())
+    }
+
+    /// Finds out who answers where in memory, if a VM owns functions. Decoding of each function is off for a moment: before
+    /// any guest runs.
+    pub fn survey(&mut self, vms: &[VmConfig]) {
+        let owned: Vec<Bdf> = vms.iter().flat_map(devices).map(|device| device.function).collect();
+        if owned.is_empty() {
+            return;
+        }
+        for found in &self.topology.functions {
+            let function = Function::new(self.hardware, found.bdf);
+            // What nobody owns and does not decode stays so.
+            if function.command().memory() || owned.contains(&found.bdf) {
+                match bars::read(function) {
+                    Ok(bars) => self.places.extend(places::of_bars(found.bdf, &bars)),
+                    Err(why) => log::warn!("PCI {}: {why}", found.bdf),
+                }
+            }
+            let windows = found.bridge.iter().flat_map(|own| places::of_bridge(found.bdf, own));
+            self.places.extend(windows);
+        }
+        for vf in self.virtual_functions.values().flatten() {
+            self.places.extend(places::of_bars(vf.bdf, &vf.bars));
+        }
     }
 
     /// Looks for functions of different owners that can reach each other past the IOMMU.
@@ -221,6 +267,7 @@ impl Pci {
         match device.vf {
             Some(vf) => {
                 let vf = self.virtual_function(pf, vf)?;
+                self.check_places(vf.bdf, pf, &vf.bars)?;
                 self.describe(vf.bdf, &vf.bars, Some((vf.vendor, vf.device)), true)
             }
             None => {
@@ -230,22 +277,32 @@ impl Pci {
                 }
                 let bars =
                     bars::read(Function::new(self.hardware, pf)).map_err(|e| e.to_string())?;
+                self.check_places(pf, pf, &bars)?;
                 self.describe(pf, &bars, None, !self.virtual_functions.contains_key(&pf))
             }
+        }
+    }
+
+    /// Whether nothing else answers where a function's BARs lie, and they are no RAM. `at` is the function on whose bus it is.
+    fn check_places(&self, function: Bdf, at: Bdf, own: &[Bar]) -> Result<(), String> {
+        bars::check(own, &self.ram).map_err(|e| e.to_string())?;
+        let before: Vec<Bdf> = self.topology.bridges(at).map(|(bridge, _)| bridge).collect();
+        match places::overlap(function, own, &before, &self.places) {
+            Some(overlap) => Err(format!("{overlap}: its guest would get that with it")),
+            None => Ok(()),
         }
     }
 
     fn describe(
         &self,
         bdf: Bdf,
-        bars: &[arch_defs::pci::Bar],
+        bars: &[Bar],
         ids: Option<(u16, u16)>,
         may_reset: bool,
     ) -> Result<Opened, String> {
         let function = Function::new(self.hardware, bdf);
         // Firmware may have left it at work: nothing comes from it before the IOMMU knows whose it is.
         function.set_bus_master(false);
-        bars::check(bars, &self.ram).map_err(|e| e.to_string())?;
         let way = if may_reset { reset::way(function) } else { Err(arch::pci::Why::NoReset) };
         let way = match way {
             Ok(way) => Some(way),

@@ -164,6 +164,7 @@ fn with_backend<B: Backend>(machine: &Machine, mut pci: Pci) -> Result<bool, Str
     };
     config::check(&config, &facts).map_err(|e| format!("configuration: {e}"))?;
     pci.enable_virtual_functions(&config.vms)?;
+    pci.survey(&config.vms);
     pci.check_isolation(&config.vms)?;
     vm::publish(build_vms::<B>(config, &pci)?);
     housekeeping::run(machine)

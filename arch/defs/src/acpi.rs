@@ -158,12 +158,30 @@ pub fn parse_mcfg(table: &[u8], mut each: impl FnMut(EcamWindow)) -> Result<(), 
     Ok(())
 }
 
+/// Physical address of the event timers' registers, from an HPET; `None` if it is short, or they are not in memory.
+pub fn parse_hpet(table: &[u8]) -> Option<u64> {
+    const ADDRESS_SPACE: usize = HEADER + 4;
+    let memory = *table.get(ADDRESS_SPACE)? == 0;
+    let address = u64::from_le_bytes(bytes(table, ADDRESS_SPACE + 4)?);
+    (memory && address != 0).then_some(address)
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
     use super::*;
     use proptest::prelude::*;
     use std::{string::ToString, vec, vec::Vec};
+
+    #[test]
+    fn event_timers_lie_where_the_table_says() {
+        let mut table = vec![0_u8; 56];
+        table[44..52].copy_from_slice(&0xFED0_0000_u64.to_le_bytes());
+        assert_eq!(parse_hpet(&table), Some(0xFED0_0000));
+        assert_eq!(parse_hpet(&table[..51]), None);
+        table[40] = 1;
+        assert_eq!(parse_hpet(&table), None, "ports");
+    }
 
     fn madt() -> Vec<u8> {
         let mut table = vec![0_u8; MADT_ENTRIES];

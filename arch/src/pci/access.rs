@@ -112,6 +112,11 @@ impl Hardware {
         Ok(Self { windows: windows.to_vec(), tsc_hz })
     }
 
+    /// The memory of the windows.
+    pub fn windows(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.windows.iter().filter_map(span)
+    }
+
     /// The address of a register in its window.
     fn ecam(&self, function: Bdf, offset: u16) -> Option<u64> {
         let bus = function.bus();

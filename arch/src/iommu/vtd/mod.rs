@@ -64,6 +64,14 @@ pub struct UnitFacts {
 }
 
 impl UnitFacts {
+    /// The memory of its registers, in whole pages.
+    pub fn registers(&self) -> core::ops::Range<u64> {
+        // Fault records and IOTLB registers lie where the unit says.
+        let iotlb = 16 * (self.extended.iotlb_offset() + 1);
+        let bytes = self.capability.fault_records_end().max(iotlb).next_multiple_of(0x1000);
+        self.unit..self.unit.saturating_add(bytes.into())
+    }
+
     /// GSTS.CFIS: interrupts in compatibility format bypass the remapping.
     pub const fn compatibility_format(&self) -> bool {
         self.status & Global::COMPATIBILITY_FORMAT.bits() != 0
