@@ -99,10 +99,12 @@ impl Bus {
 
     /// Takes the steps that are due of resets under way. True while there are some.
     pub fn attend(&mut self) -> bool {
+        let mut under_way = false;
         // Each is looked at, also if one before it is not through.
-        self.slots
-            .iter_mut()
-            .fold(false, |any, slot| slot.backing.presence() == Presence::Resetting || any)
+        for slot in &mut self.slots {
+            under_way |= slot.backing.presence() == Presence::Resetting;
+        }
+        under_way
     }
 
     /// As after a power-on: latch, registers and the functions themselves, whose resets begin side by side (VM stop, and
