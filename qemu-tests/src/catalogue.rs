@@ -380,6 +380,11 @@ pub const BOOTS: &[Boot] = &[
         ..vm("restart-state", 1)
     },
     Boot {
+        expect: Expect::RunsOn { last: "BEELINE vm-start", count: 9 },
+        shows: "S7",
+        ..owner(IGB, IGB_AT, vm("restart-function", 2))
+    },
+    Boot {
         expect: Expect::Panics(&[
             "BEELINE panic core=1",
             "asked for this panic",

@@ -7,6 +7,7 @@ mod hostile;
 mod masks;
 mod msi;
 mod reset;
+mod restart;
 
 use crate::runtime::cpu::{mmio_read, mmio_write};
 use crate::runtime::pci::{self, Function, Message, Msix};
