@@ -183,6 +183,9 @@ fn r_s9_every_device_is_blocked_until_it_is_attached() {
     let expected = [Event::Invalidated(0x11), Event::Invalidated(0x5_00E2), Event::Waited];
     assert_eq!(model.0.borrow().events, expected);
     assert_eq!(iommu.detach(NIC), Err(Error::NotAttached(NIC)));
+    // The next run of its VM.
+    iommu.attach(NIC, &space, 5).unwrap();
+    assert_eq!(context(NIC), Ok((space.root(), 4, 5)));
 }
 
 #[test]
