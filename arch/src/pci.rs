@@ -33,6 +33,9 @@ use arch_defs::pci::header::{Command, offset};
 use arch_defs::pci::{BarError, Bdf, CapabilityError, ConfigSpace, VfError};
 use core::fmt;
 
+/// Bit of the expansion ROM's register: it answers.
+const ROM_ENABLE: u32 = 1;
+
 /// One function, by way of an access.
 pub struct Function<'a, A: ?Sized> {
     access: &'a A,
@@ -93,6 +96,14 @@ impl<'a, A: ConfigAccess + ?Sized> Function<'a, A> {
     /// Answers at its memory BARs from now on, with its interrupt pin silent.
     pub fn enable_memory(&self) {
         self.set_command(self.command().with_memory(true).with_no_intx(true));
+    }
+
+    /// Answers at its expansion ROM no longer. Only of a header of type 0.
+    pub fn disable_rom(&self) {
+        let rom = self.read_u32(offset::ROM);
+        if rom & ROM_ENABLE != 0 {
+            self.write_u32(offset::ROM, rom & !ROM_ENABLE);
+        }
     }
 
     /// May do DMA and send messages, or no longer.

@@ -199,6 +199,15 @@ impl Pci {
                 }
             }
         }
+        for (&bdf, (vm, device)) in &owners {
+            if let Some(bridge) = isolation::alias(&self.peers, bdf) {
+                let name = vms.get(*vm).map_or("", |vm| &vm.name);
+                log::warn!(
+                    "vm {name}: devices: {device} is behind the conventional PCI bridge {bridge}: DMA and messages that \
+                     carry the bridge's id are blocked"
+                );
+            }
+        }
         let owner = |bdf: Bdf| {
             let &(index, device) = owners.get(&bdf)?;
             Some((vms.get(index)?, device))
@@ -303,6 +312,8 @@ impl Pci {
         let function = Function::new(self.hardware, bdf);
         // Firmware may have left it at work: nothing comes from it before the IOMMU knows whose it is.
         function.set_bus_master(false);
+        // Guests have no ROM, and its place has not been looked at.
+        function.disable_rom();
         let way = if may_reset { reset::way(function) } else { Err(arch::pci::Why::NoReset) };
         let way = match way {
             Ok(way) => Some(way),

@@ -94,13 +94,20 @@ pub fn pairs(peers: &[Peer], owner: impl Fn(Bdf) -> Option<usize>) -> Vec<Pair> 
     found
 }
 
+/// The bridge whose id the requests of a function carry, if they do not carry its own: the outermost to conventional PCI.
+pub fn alias(peers: &[Peer], function: Bdf) -> Option<Bdf> {
+    let first = peers.iter().find(|peer| peer.bdf == function)?;
+    outermost(&line(peers, first))
+}
+
+fn outermost(line: &[&Peer]) -> Option<Bdf> {
+    line.iter().skip(1).rev().find(|peer| peer.kind == Kind::Bridge).map(|peer| peer.bdf)
+}
+
 /// The way between two functions, if there is one.
 fn way(peers: &[Peer], one: &Peer, other: &Peer) -> Option<Way> {
     let (up, other_up) = (line(peers, one), line(peers, other));
-    let alias = |line: &[&Peer]| {
-        line.iter().skip(1).rev().find(|peer| peer.kind == Kind::Bridge).map(|peer| peer.bdf)
-    };
-    match (alias(&up), alias(&other_up)) {
+    match (outermost(&up), outermost(&other_up)) {
         (Some(bridge), Some(second)) if bridge == second => return Some(Way::SharedId { bridge }),
         _ => {}
     }

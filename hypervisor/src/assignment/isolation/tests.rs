@@ -98,6 +98,9 @@ fn r_s9_functions_behind_a_conventional_bridge_share_their_id() {
     deeper.push(peer("07:06.0", Some("00:1e.0"), Bridge, false));
     deeper.push(peer("08:00.0", Some("07:06.0"), Endpoint, false));
     assert_eq!(way_between(&deeper, "07:00.0", "08:00.0"), Some(way));
+    assert_eq!(alias(&deeper, bdf("08:00.0")), Some(bdf("00:1e.0")));
+    assert_eq!(alias(&deeper, bdf("00:1e.0")), None, "the bridge speaks for itself");
+    assert_eq!(alias(&deeper, bdf("03:00.0")), None);
 }
 
 #[test]

@@ -5,11 +5,11 @@
 //!
 //! | register | guest's writes |
 //! |---|---|
-//! | command | bus master goes to the hardware; memory is remembered (the hardware's decoding stays on, since an access without an answer can stop a machine); I/O stays 0 |
+//! | command | bus master goes to the hardware; memory is remembered (the hardware's decoding stays on but for resets, since an access without an answer can stop a machine); I/O stays 0 |
 //! | cache line size, interrupt line | remembered |
 //! | BARs | sized, not moved |
 //! | power state | remembered |
-//! | device control | remembered; a function reset is one |
+//! | device control | remembered; a function reset begins one, and until it is through the guest meets nobody |
 //! | MSI, MSI-X | see there |
 
 use super::action::{Action, Actions};
