@@ -8,6 +8,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod acpi;
+pub mod aml;
 pub mod apic;
 pub mod insn;
 pub mod iommu;
