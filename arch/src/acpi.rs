@@ -5,10 +5,11 @@
 #![expect(unsafe_code, reason = "reads firmware tables at physical addresses")]
 
 use crate::apic::PhysicalApicId;
-use acpi::{AcpiHandler, AcpiTable, AcpiTables, PhysicalMapping};
+use acpi::{AcpiHandler, AcpiTable, AcpiTables, AmlTable, PhysicalMapping};
 use alloc::string::String;
 use alloc::vec::Vec;
 use arch_defs::acpi::{EcamWindow, IoApic, MadtEntry, Processor, SourceOverride};
+use arch_defs::aml::{HEADER, Table};
 use arch_defs::iommu::dmar::Dmar;
 use core::ptr::NonNull;
 
@@ -41,6 +42,8 @@ pub struct Platform {
     pub hpet: Option<u64>,
     /// VT-d remapping units and what they cover.
     pub dmar: Option<Dmar>,
+    /// The code of the DSDT and the SSDTs, in this order.
+    pub code: Vec<Table>,
 }
 
 impl Platform {
@@ -156,5 +159,22 @@ pub fn read(root: RootTable) -> Result<Platform, String> {
         Err(acpi::AcpiError::TableMissing(_)) => None,
         Err(e) => return Err(format!("ACPI DMAR table: {e:?}")),
     };
+    platform.code = tables.dsdt().iter().filter_map(|dsdt| code("DSDT", dsdt)).collect();
+    platform.code.extend(tables.ssdts().filter_map(|ssdt| code("SSDT", &ssdt)));
     Ok(platform)
+}
+
+/// A copy of a table's code; `None`, with a word in the log, for a damaged one.
+fn code(name: &'static str, table: &AmlTable) -> Option<Table> {
+    let (start, len) = (table.address.checked_sub(HEADER)?, table.length as usize + HEADER);
+    let fits = start.checked_add(len).is_some_and(|end| end <= MAPPED);
+    // SAFETY: the boot page tables map the first 4 GiB, and nobody writes to firmware tables.
+    let bytes = fits.then(|| unsafe { core::slice::from_raw_parts(start as *const u8, len) });
+    // The crate has checked the header alone.
+    let sound = |bytes: &&[u8]| bytes.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte)) == 0;
+    let Some(bytes) = bytes.filter(sound) else {
+        log::warn!("ACPI {name} table at {start:#x}: its checksum is wrong, it is left out");
+        return None;
+    };
+    bytes.get(HEADER..).map(|code| Table { name, code: code.to_vec() })
 }

@@ -143,27 +143,83 @@ pub fn chip_id(gsi: u32) -> Result<u8, PinError> {
     chip_of(&mut PINS.lock(), gsi).map(|(chip, _)| chip.id)
 }
 
+/// Bits of an entry's low half: the pin is masked; a level interrupt waits for its EOI.
+const MASKED: u32 = 1 << 16;
+const REMOTE_IRR: u32 = 1 << 14;
+const LEVEL: u32 = 1 << 15;
+
+impl Chip {
+    /// Index of the low half of a pin's entry; the high half follows.
+    const fn low_half(pin: u8) -> u32 {
+        0x10 + 2 * pin as u32
+    }
+
+    /// Selects a register and gives the place of its value. The `x2apic` crate has no entries in remappable format.
+    fn select(&self, register: u32) -> *mut u32 {
+        const SELECT: u64 = 0;
+        const DATA: u64 = 0x10;
+        // SAFETY: these are the chip's registers, reached under the lock.
+        unsafe { ((self.address + SELECT) as *mut u32).write_volatile(register) };
+        (self.address + DATA) as *mut u32
+    }
+
+    fn write(&self, register: u32, value: u32) {
+        // SAFETY: as in `select`; the callers compose entries that are masked, or deliver to who expects it.
+        unsafe { self.select(register).write_volatile(value) };
+    }
+
+    fn read(&self, register: u32) -> u32 {
+        // SAFETY: as in `select`; reading changes nothing.
+        unsafe { self.select(register).read_volatile() }
+    }
+}
+
 /// Gives a pin an entry in remappable format and unmasks it. The pin is masked.
 ///
 /// # Errors
 /// [`PinError::NoSuchPin`].
 pub fn route_remapped(gsi: u32, entry: u64) -> Result<(), PinError> {
-    const SELECT: u64 = 0;
-    const DATA: u64 = 0x10;
-    const MASKED: u32 = 1 << 16;
     let mut chips = PINS.lock();
     let (chip, pin) = chip_of(&mut chips, gsi)?;
-    let low = 0x10 + 2 * u32::from(pin);
-    // The halves are written apart: the mask stays until both are there. The `x2apic` crate has no entries in this format.
-    for (register, value) in [(low + 1, (entry >> 32) as u32), (low, entry as u32 | MASKED)] {
-        // SAFETY: these are the chip's registers, reached under the lock; the pin exists.
-        unsafe {
-            ((chip.address + SELECT) as *mut u32).write_volatile(register);
-            ((chip.address + DATA) as *mut u32).write_volatile(value);
-        }
-    }
-    // SAFETY: as above.
-    unsafe { chip.registers.enable_irq(pin) };
+    // The halves are written apart: the mask stays until both are there.
+    chip.write(Chip::low_half(pin) + 1, (entry >> 32) as u32);
+    chip.write(Chip::low_half(pin), entry as u32 | MASKED);
+    chip.write(Chip::low_half(pin), entry as u32 & !MASKED);
+    Ok(())
+}
+
+/// Unmasks a pin and leaves the rest of its entry alone.
+///
+/// # Errors
+/// [`PinError::NoSuchPin`].
+pub fn unmask(gsi: u32) -> Result<(), PinError> {
+    // SAFETY: the pin exists; its owner has routed it.
+    with_pin(gsi, |registers, pin| unsafe { registers.enable_irq(pin) })
+}
+
+/// Whether a level interrupt of the pin waits for its EOI (Remote IRR).
+///
+/// # Errors
+/// [`PinError::NoSuchPin`].
+pub fn is_in_service(gsi: u32) -> Result<bool, PinError> {
+    let mut chips = PINS.lock();
+    let (chip, pin) = chip_of(&mut chips, gsi)?;
+    Ok(chip.read(Chip::low_half(pin)) & REMOTE_IRR != 0)
+}
+
+/// Masks a level-triggered pin and forgets its route. An interrupt that waits for its EOI does so no longer: an entry that
+/// is no level entry has no Remote IRR. (The EOI register of newer chips would end the interrupts of other pins with the
+/// same vector.) It rests as a level entry: QEMU 10 forgets a level that rises at a masked edge entry.
+///
+/// # Errors
+/// [`PinError::NoSuchPin`].
+pub fn close(gsi: u32) -> Result<(), PinError> {
+    mask(gsi)?;
+    let mut chips = PINS.lock();
+    let (chip, pin) = chip_of(&mut chips, gsi)?;
+    chip.write(Chip::low_half(pin), MASKED);
+    chip.write(Chip::low_half(pin) + 1, 0);
+    chip.write(Chip::low_half(pin), LEVEL | MASKED);
     Ok(())
 }
 

@@ -10,6 +10,7 @@
 //! | [`topology`] | functions and bridges |
 //! | [`bars`] | sizes and places of BARs |
 //! | [`acs`] | keeping functions apart from their peers |
+//! | [`intx`] | where interrupt pins are wired to |
 //! | [`reset`] | resetting a single function |
 //! | [`sriov`] | switching virtual functions on |
 //! | [`registers`] | a function's memory |
@@ -17,6 +18,7 @@
 pub mod access;
 pub mod acs;
 pub mod bars;
+pub mod intx;
 pub mod registers;
 pub mod reset;
 pub mod sriov;
@@ -29,7 +31,7 @@ pub use registers::Registers;
 pub use sriov::VirtualFunction;
 pub use topology::{Found, Topology};
 
-use arch_defs::pci::header::{Command, offset};
+use arch_defs::pci::header::{Command, STATUS_INTERRUPT, offset};
 use arch_defs::pci::{BarError, Bdf, CapabilityError, ConfigSpace, VfError};
 use core::fmt;
 
@@ -104,6 +106,17 @@ impl<'a, A: ConfigAccess + ?Sized> Function<'a, A> {
         if rom & ROM_ENABLE != 0 {
             self.write_u32(offset::ROM, rom & !ROM_ENABLE);
         }
+    }
+
+    /// Silences the interrupt pin, or lets it speak. True if the function has done so.
+    pub fn set_intx(&self, on: bool) -> bool {
+        self.set_command(self.command().with_no_intx(!on));
+        self.command().no_intx() != on
+    }
+
+    /// Whether the function asks for an interrupt by its pin.
+    pub fn asks_by_pin(&self) -> bool {
+        self.read_u16(offset::STATUS) & STATUS_INTERRUPT != 0
     }
 
     /// May do DMA and send messages, or no longer.

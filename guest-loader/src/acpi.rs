@@ -16,7 +16,7 @@ use crate::memory::{GuestMemory, GuestPhys};
 use acpi_tables::Aml;
 use acpi_tables::aml::{
     self, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package,
-    ResourceTemplate,
+    PackageBuilder, ResourceTemplate,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -42,19 +42,32 @@ const VGA_NOT_PRESENT: u16 = 1 << 2;
 /// IAPC_BOOT_ARCH: no CMOS clock.
 const CMOS_RTC_NOT_PRESENT: u16 = 1 << 5;
 
+/// Where the interrupt pin of a PCI device leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PciRoute {
+    /// Device number on the one bus, 0 to 31.
+    pub device: u8,
+    /// Global system interrupt: pin of the virtual IOAPIC, level-triggered, active low.
+    pub gsi: u32,
+}
+
 /// Writes every table for a VM of `vcpus` vCPUs and returns the address of the RSDP.
 ///
-/// The vCPUs have the APIC ids 0 to `vcpus` - 1.
+/// The vCPUs have the APIC ids 0 to `vcpus` - 1. `routing` has the PCI devices with an interrupt pin.
 ///
 /// # Errors
 /// [`LoadError`] when `vcpus` is not 1 to [`MAX_VCPUS`] or the tables do not fit.
-pub fn build(mem: &mut impl GuestMemory, vcpus: u32) -> Result<GuestPhys, LoadError> {
+pub fn build(
+    mem: &mut impl GuestMemory,
+    vcpus: u32,
+    routing: &[PciRoute],
+) -> Result<GuestPhys, LoadError> {
     if vcpus == 0 || vcpus as usize > MAX_VCPUS {
         let want = "1 to 64 vCPUs are expected; change cpus";
         return Err(LoadError::BadField { field: "vcpus", value: vcpus.into(), want });
     }
     let mut next = ACPI_START + Rsdp::len() as u64;
-    let dsdt = put(mem, &mut next, "DSDT", &dsdt())?;
+    let dsdt = put(mem, &mut next, "DSDT", &dsdt(routing))?;
     let fadt = put(mem, &mut next, "FADT", &fadt(dsdt))?;
     let madt = put(mem, &mut next, "MADT", &madt(vcpus))?;
     let mcfg = put(mem, &mut next, "MCFG", &mcfg())?;
@@ -134,12 +147,12 @@ fn mcfg() -> Vec<u8> {
     bytes(&mcfg)
 }
 
-fn dsdt() -> Vec<u8> {
+fn dsdt(routing: &[PciRoute]) -> Vec<u8> {
     const REVISION: u8 = 2;
     let mut dsdt = Sdt::new(*b"DSDT", HEADER, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     dsdt.append_slice(&soft_off());
     dsdt.append_slice(&com1());
-    dsdt.append_slice(&host_bridge());
+    dsdt.append_slice(&host_bridge(routing));
     dsdt.append_slice(&reserved());
     dsdt.as_slice().to_vec()
 }
@@ -161,8 +174,8 @@ fn com1() -> Vec<u8> {
     bytes(&Device::new("\\_SB_.COM1".into(), vec![&hid, &uid, &crs]))
 }
 
-/// The PCI host bridge: one bus, one window of memory. There are no ports behind it, and no interrupt pins.
-fn host_bridge() -> Vec<u8> {
+/// The PCI host bridge: one bus, one window of memory. There are no ports behind it.
+fn host_bridge(routing: &[PciRoute]) -> Vec<u8> {
     let bus = aml::AddressSpace::new_bus_number(0u16, 0u16);
     let config = IO::new(PCI_CONFIG_ADDRESS, PCI_CONFIG_ADDRESS, 1, 8);
     let (first, last) = (PCI_WINDOW_START as u32, (PCI_WINDOW_END - 1) as u32);
@@ -175,7 +188,22 @@ fn host_bridge() -> Vec<u8> {
     let segment = Name::new("_SEG".into(), &0u8);
     let first_bus = Name::new("_BBN".into(), &0u8);
     let crs = Name::new("_CRS".into(), &resources);
-    bytes(&Device::new("\\_SB_.PCI0".into(), vec![&hid, &cid, &uid, &segment, &first_bus, &crs]))
+    let prt = Name::new("_PRT".into(), &interrupt_routing(routing));
+    let parts: Vec<&dyn Aml> = vec![&hid, &cid, &uid, &segment, &first_bus, &crs, &prt];
+    bytes(&Device::new("\\_SB_.PCI0".into(), parts))
+}
+
+/// `_PRT` (section 6.2.13): INTA of any function of a device, by no link, at a global system interrupt.
+fn interrupt_routing(routing: &[PciRoute]) -> PackageBuilder {
+    const ANY_FUNCTION: u32 = 0xFFFF;
+    const INTA: u8 = 0;
+    const NO_LINK: u8 = 0;
+    let mut package = PackageBuilder::new();
+    for route in routing {
+        let address = u32::from(route.device) << 16 | ANY_FUNCTION;
+        package.add_element(&Package::new(vec![&address, &INTA, &NO_LINK, &route.gsi]));
+    }
+    package
 }
 
 /// Configuration space is nobody's window. Linux uses an MCFG only if a device like this says so.

@@ -24,7 +24,7 @@ fn table(mem: &SparseMemory, at: u64) -> Vec<u8> {
 /// Finds the RSDP by scanning, follows it, and returns FADT, MADT, DSDT and MCFG.
 fn tables(vcpus: u32) -> [Vec<u8>; 4] {
     let mut mem = SparseMemory::new(16 << 20);
-    let rsdp = build(&mut mem, vcpus).unwrap().0;
+    let rsdp = build(&mut mem, vcpus, &[]).unwrap().0;
     let scanned =
         (0xE_0000..0x10_0000).step_by(16).find(|&at| bytes(&mem, at, 8) == b"RSD PTR ").unwrap();
     assert_eq!(rsdp, scanned);
@@ -124,7 +124,7 @@ fn the_mcfg_and_the_dsdt_have_one_pci_bus() {
 #[test]
 fn r_s10_a_bad_number_of_vcpus_is_named() {
     for vcpus in [0, MAX_VCPUS as u32 + 1, u32::MAX] {
-        let error = build(&mut SparseMemory::new(16 << 20), vcpus).unwrap_err();
+        let error = build(&mut SparseMemory::new(16 << 20), vcpus, &[]).unwrap_err();
         assert!(matches!(error, LoadError::BadField { field: "vcpus", .. }), "{error}");
     }
 }
@@ -132,6 +132,6 @@ fn r_s10_a_bad_number_of_vcpus_is_named() {
 #[test]
 fn a_vm_without_ram_for_the_tables_is_an_error() {
     let mut mem = SparseMemory::new(0x8_0000);
-    assert!(build(&mut mem, 1).unwrap_err().to_string().starts_with("guest memory"));
+    assert!(build(&mut mem, 1, &[]).unwrap_err().to_string().starts_with("guest memory"));
     assert_eq!(mem.ram().len(), 1);
 }

@@ -8,8 +8,11 @@
 pub mod isolation;
 pub mod places;
 
+mod lines;
+
 use crate::device::pci::assigned::{Assigned, requester};
 use crate::device::pci::{Bus, Description, Slot};
+use crate::interrupt::line::Lines;
 use crate::interrupt::route;
 use crate::memory::GuestRam;
 use crate::vm::Vm;
@@ -48,6 +51,8 @@ pub struct Pci {
     peers: Vec<Peer>,
     /// The virtual functions that the configuration asks for, by physical function.
     virtual_functions: BTreeMap<Bdf, Vec<VirtualFunction>>,
+    /// Where interrupt pins lead.
+    lines: lines::Plan,
 }
 
 /// Finds the functions and starts the IOMMU.
@@ -75,6 +80,7 @@ pub fn start(platform: &Platform, ram: &[Range<u64>], tsc_hz: u64) -> Result<Pci
         unconfined,
         peers,
         virtual_functions: BTreeMap::new(),
+        lines: lines::Plan::new(),
     })
 }
 
@@ -243,11 +249,12 @@ impl Pci {
         vfs.and_then(|vfs| vfs.get(usize::from(vf))).ok_or("there is no such virtual function")
     }
 
-    /// The bus of a VM, with its functions on it.
+    /// The bus of a VM, with its functions on it, and their interrupt lines.
     ///
     /// # Errors
     /// The device of the configuration that cannot be, and why.
-    pub fn bus(&self, vm: &VmConfig) -> Result<Bus, String> {
+    pub fn bus(&self, vm: &VmConfig) -> Result<(Bus, Lines), String> {
+        let (pins, lines) = self.lines_of(vm);
         let mut slots = Vec::new();
         for device in devices(vm) {
             let named =
@@ -260,7 +267,11 @@ impl Pci {
                     &"dma = \"identity-unprotected\" is not supported yet: use \"remapped\"",
                 ));
             }
-            let opened = self.open(device).map_err(|why| named(&why))?;
+            let mut opened = self.open(device).map_err(|why| named(&why))?;
+            let description = &mut opened.description;
+            let has_messages = description.msi.is_some() || description.msix.is_some();
+            self.check_line(description.name, has_messages).map_err(|why| named(&why))?;
+            description.line = pins.get(&description.name).copied();
             let cores = vm.cpus.iter().map(|&core| core as usize).collect();
             let backing = Assigned::new(self.hardware, &opened.description, opened.way, cores);
             slots.push(Slot {
@@ -268,7 +279,8 @@ impl Pci {
                 backing: Box::new(backing),
             });
         }
-        Bus::new(slots).map_err(|e| format!("vm {}: devices: {e}", vm.name))
+        let bus = Bus::new(slots).map_err(|e| format!("vm {}: devices: {e}", vm.name))?;
+        Ok((bus, Lines::new(lines)))
     }
 
     fn open(&self, device: PciDevice) -> Result<Opened, String> {

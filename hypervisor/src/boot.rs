@@ -166,6 +166,7 @@ fn with_backend<B: Backend>(machine: &Machine, mut pci: Pci) -> Result<bool, Str
     pci.enable_virtual_functions(&config.vms)?;
     pci.survey(&config.vms);
     pci.check_isolation(&config.vms)?;
+    pci.wire(&config.vms, &machine.platform);
     vm::publish(build_vms::<B>(config, &pci)?);
     housekeeping::run(machine)
 }
@@ -410,10 +411,10 @@ fn build_vms<B: Backend>(config: Config, pci: &Pci) -> Result<Vec<Vm>, String> {
         let ram = GuestRam::new(config.memory).map_err(|_| no_memory.clone())?;
         let mut space = Stage2::new(B::STAGE2, B::largest_page()).map_err(|_| no_memory.clone())?;
         ram.map(&mut space).map_err(|_| no_memory)?;
-        let bus = pci.bus(&config)?;
+        let (bus, lines) = pci.bus(&config)?;
         let dma = assignment::confine(&bus, &ram, &mut space)
             .map_err(|why| format!("vm {}: devices: {why}", config.name))?;
-        vms.push(Vm::new(index, config, Memory { ram, stage2: space, dma }, bus));
+        vms.push(Vm::new(index, config, Memory { ram, stage2: space, dma }, bus, lines));
     }
     Ok(vms)
 }

@@ -268,6 +268,8 @@ impl<B: Backend> Vcpu<B> {
         // First of all nobody may send here any more; what is under way is drained here, or when
         // the next run begins.
         self.shared.set_lifecycle(next);
+        // A line that is asserted would come back with each EOI.
+        self.vm.devices.lines_leave(self.shared.core);
         self.empty_lapic();
         self.apic = ApicState::reset(self.shared.id);
         self.set_apic_mode(ApicMode::X2apic);
@@ -290,6 +292,7 @@ impl<B: Backend> Vcpu<B> {
         self.msrs = MsrState::new(arch::cpu::physical_bits());
         self.backend.reset(state);
         self.shared.set_lifecycle(Lifecycle::Running);
+        self.vm.devices.lines_come(self.vm);
     }
 
     /// Puts the virtual LAPIC into another mode. The physical one stays in x2APIC mode and keeps

@@ -343,6 +343,7 @@ pub const BOOTS: &[Boot] = &[
         limit: 900,
         ..owner(EDU, EDU_AT, vm("edu", 2))
     },
+    owner(EDU, EDU_AT, vm("edu-intx", 2)),
     Boot {
         expect: Expect::TestsAnd(check::no_iommu_fault),
         shows: "S9",

@@ -15,6 +15,7 @@
 //! | [`express`] | PCI Express, advanced features, power management |
 //! | [`acs`] | access control between functions |
 //! | [`msi`], [`msix`] | message-signalled interrupts |
+//! | [`intx`] | interrupt pins |
 //! | [`message`] | what a guest's message would do, checked |
 //! | [`sriov`] | SR-IOV and the numbering of virtual functions |
 
@@ -24,6 +25,7 @@ pub mod bdf;
 pub mod capability;
 pub mod express;
 pub mod header;
+pub mod intx;
 pub mod message;
 pub mod msi;
 pub mod msix;
@@ -37,6 +39,7 @@ pub use capability::{
     Capability, CapabilityError, ExtendedCapability, Fault, capabilities, extended_capabilities,
     find, find_extended,
 };
+pub use intx::Pin;
 pub use message::{DeviceMessage, MessageRefused, decode_message};
 pub use msix::{Msix, Place};
 pub use sriov::{Sriov, VfError};

@@ -1,14 +1,15 @@
 //! The board of one VM: which device answers at which port or page, and how their lines reach the
 //! virtual IOAPIC and from there, through `interrupt::post`, a vCPU.
 //!
-//! Locks: COM1's, then the virtual IOAPIC's, then the physical pins'. Messages are delivered after both are released.
+//! Locks: COM1's, then the virtual IOAPIC's, then those of the lines and the physical pins. Messages are delivered after both are released.
 //! The PCI bus's is apart from these; those of its functions' backings (IOMMU, configuration ports) come after it.
 
-use super::ioapic::{Delivery, Ioapic, Message, Pin, Written};
+use super::ioapic::{Delivery, Ioapic, Message, Pin, REMOTE_IRR, Written};
 use super::pci::{self, Bus};
 use super::pit;
 use super::power::{self, PowerAction};
 use super::uart::Uart;
+use crate::interrupt::line::Lines;
 use crate::interrupt::post::{post, post_nmi};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::vm::{Ask, VcpuShared, Vm};
@@ -18,6 +19,7 @@ use arch::pci::Width;
 use arch_defs::apic::{ApicId, TargetSet, XapicLogical, targets, xapic_targets};
 use arch_defs::pci::Bdf;
 use arrayvec::ArrayVec;
+use guest_loader::acpi::PciRoute;
 use guest_loader::config::DeviceConfig;
 use guest_loader::layout::{COM1_GSI, COM1_PORT, PCI_CONFIG_ADDRESS, PCI_CONFIG_DATA};
 
@@ -48,19 +50,21 @@ pub struct Devices {
     pci: Mutex<Bus>,
     /// A function is being reset: the housekeeping core looks after it.
     pci_resets: AtomicBool,
+    lines: Lines,
     /// The VM owns the machine's PIT.
     has_pit: bool,
 }
 
 impl Devices {
     /// The board as it powers up.
-    pub fn new(passed_through: &[DeviceConfig], pci: Bus) -> Self {
+    pub fn new(passed_through: &[DeviceConfig], pci: Bus, lines: Lines) -> Self {
         let has_pit = passed_through.contains(&DeviceConfig::Pit);
         Self {
             com1: Mutex::new(Com1 { uart: Uart::new(), backlog: VecDeque::new() }),
-            ioapic: Mutex::new(Ioapic::new(passed_pins(has_pit))),
+            ioapic: Mutex::new(Ioapic::new(passed_pins(has_pit) | lines.pins())),
             pci: Mutex::new(pci),
             pci_resets: AtomicBool::new(false),
+            lines,
             has_pit,
         }
     }
@@ -70,7 +74,11 @@ impl Devices {
         let mut com1 = self.com1.lock();
         com1.uart = Uart::new();
         com1.backlog.clear();
-        *self.ioapic.lock() = Ioapic::new(passed_pins(self.has_pit));
+        {
+            let mut ioapic = self.ioapic.lock();
+            *ioapic = Ioapic::new(passed_pins(self.has_pit) | self.lines.pins());
+            self.lines.close();
+        }
         if self.has_pit {
             pit::silence();
         }
@@ -143,7 +151,41 @@ impl Devices {
 
     /// A 32-bit read of the virtual IOAPIC's page.
     pub fn ioapic_read(&self, offset: u16) -> u32 {
-        self.ioapic.lock().read(offset)
+        let ioapic = self.ioapic.lock();
+        let line = ioapic.shown(offset).and_then(|pin| self.lines.get(pin));
+        let waits = line.is_some_and(|line| line.is_in_service());
+        ioapic.read(offset) | if waits { REMOTE_IRR } else { 0 }
+    }
+
+    /// A vCPU stops: no line leads to its core any more. Before its LAPIC is emptied.
+    pub fn lines_leave(&self, core: usize) {
+        if !self.lines.is_empty() {
+            let _ioapic = self.ioapic.lock();
+            self.lines.leave(core);
+        }
+    }
+
+    /// No line leads anywhere any more (VM stop).
+    pub fn close_lines(&self) {
+        let _ioapic = self.ioapic.lock();
+        self.lines.close();
+    }
+
+    /// A vCPU runs: lines that its guest has programmed before, to it, may come.
+    pub fn lines_come(&self, vm: &Vm) {
+        if !self.lines.is_empty() {
+            let ioapic = self.ioapic.lock();
+            self.lines.iter().for_each(|line| line.follow(vm, ioapic.entry(line.pin)));
+        }
+    }
+
+    /// Where the interrupt pins of the PCI functions lead: device number and pin of the virtual IOAPIC.
+    pub fn pci_routing(&self) -> Vec<PciRoute> {
+        let bus = self.pci.lock();
+        let wired = (1..).zip(bus.functions()).filter_map(|(device, function)| {
+            Some(PciRoute { device, gsi: function.line()?.number().into() })
+        });
+        wired.collect()
     }
 
     /// A 32-bit write to the virtual IOAPIC's page.
@@ -151,7 +193,7 @@ impl Devices {
         let mut ioapic = self.ioapic.lock();
         let written = ioapic.write(offset, value);
         if !written.is_nothing() {
-            follow(vm, ioapic, written);
+            self.follow(vm, ioapic, written);
         }
     }
 
@@ -186,6 +228,28 @@ impl Devices {
     /// The assigned functions, by their names on the machine.
     pub fn pci_names(&self) -> Vec<Bdf> {
         self.pci.lock().functions().map(pci::Function::name).collect()
+    }
+
+    /// Carries out what a write to the virtual IOAPIC leads to.
+    #[cold]
+    fn follow(&self, vm: &Vm, ioapic: MutexGuard<'_, Ioapic>, written: Written) {
+        let mut messages = ArrayVec::<Message, 24>::new();
+        for pin in written.reassert {
+            messages.extend(ioapic.reassert(pin));
+        }
+        for line in written.ended.filter_map(|pin| self.lines.get(pin)) {
+            line.end(vm, ioapic.entry(line.pin));
+        }
+        if let Some(changed) = written.changed {
+            // Under the lock: two vCPUs that program the pin must leave the real one as the virtual
+            // one.
+            match self.lines.get(changed.pin) {
+                Some(line) => line.follow(vm, changed.entry),
+                None => pit::pin_changed(vm, changed),
+            }
+        }
+        drop(ioapic);
+        messages.into_iter().for_each(|message| deliver(vm, message));
     }
 
     /// A read at a byte offset of PCI configuration space.
@@ -288,22 +352,6 @@ const fn passed_pins(has_pit: bool) -> u32 {
 fn pci_vcpus(vm: &Vm) -> pci::Vcpus {
     let logical = vm.vcpus.iter().map(VcpuShared::xapic_logical).collect();
     pci::Vcpus { logical, xapic: vm.in_xapic() }
-}
-
-/// Carries out what a write to the virtual IOAPIC leads to.
-#[cold]
-fn follow(vm: &Vm, ioapic: MutexGuard<'_, Ioapic>, written: Written) {
-    let mut messages = ArrayVec::<Message, 24>::new();
-    for pin in written.reassert {
-        messages.extend(ioapic.reassert(pin));
-    }
-    if let Some(changed) = written.changed {
-        // Under the lock: two vCPUs that program the pin must leave the real one as the virtual
-        // one.
-        pit::pin_changed(vm, changed);
-    }
-    drop(ioapic);
-    messages.into_iter().for_each(|message| deliver(vm, message));
 }
 
 /// The vCPUs that an IOAPIC message is for.

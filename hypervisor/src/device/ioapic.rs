@@ -7,7 +7,10 @@
 //! *Edges only.* EOIs are direct, so nobody tells us when a level interrupt is over. A message is raised when a line
 //! rises, and for a pin programmed as level the caller asks again ([`Ioapic::reassert`]) at each trapped access of
 //! its device, when the pin is unmasked and at a write of the EOI register: whatever a handler left asserted comes
-//! back then. Remote IRR therefore reads as 0 always; Linux waits for that before it moves an interrupt.
+//! back then. Remote IRR therefore reads as 0; Linux waits for that before it moves an interrupt.
+//!
+//! *Pins of passed-through devices* are the machine's: their interrupts do not come by here, levels are levels there, and
+//! the board puts the machine's Remote IRR into what the guest reads.
 //!
 //! *Edges while masked are lost*, as on the chip ("not delivered or held pending"). Linux relies on no more: its
 //! edge handler keeps an interrupt that it masks away in its own pending flag, and re-triggers it with an IPI.
@@ -19,6 +22,8 @@ mod tests;
 
 use arch_defs::apic::{DeliveryMode, Destination, GuestVector, message_destination};
 use bits::*;
+
+pub use bits::REMOTE_IRR;
 
 /// Number of pins.
 pub const PINS: u8 = 24;
@@ -40,6 +45,8 @@ mod bits {
     /// Vector, delivery mode, destination mode, polarity, trigger, mask, destination. Delivery status (12) and
     /// Remote IRR (14) are read only.
     pub const WRITABLE: u64 = 0xFF00_0000_0001_AFFF;
+    /// A level interrupt waits for its EOI.
+    pub const REMOTE_IRR: u32 = 1 << 14;
     pub const ID_WRITABLE: u32 = 0x0F00_0000;
 }
 
@@ -170,15 +177,17 @@ pub struct Written {
     pub changed: Option<PinChanged>,
     /// Level pins to call [`Ioapic::reassert`] for.
     pub reassert: PinSet,
+    /// Level pins of passed-through devices whose interrupt the guest has ended by the EOI register.
+    pub ended: PinSet,
 }
 
 impl Written {
-    const NOTHING: Self = Self { changed: None, reassert: PinSet::EMPTY };
+    const NOTHING: Self = Self { changed: None, reassert: PinSet::EMPTY, ended: PinSet::EMPTY };
 
     /// Whether the write was over when the register had its value, as nearly all are.
     #[inline]
     pub const fn is_nothing(&self) -> bool {
-        self.changed.is_none() && self.reassert.is_empty()
+        self.changed.is_none() && self.reassert.is_empty() && self.ended.is_empty()
     }
 }
 
@@ -233,7 +242,13 @@ impl Ioapic {
                     return self.write_entry(pin, high, value);
                 }
             }
-            EOI => return Written { changed: None, reassert: self.asserted_with(value as u8) },
+            EOI => {
+                let (reassert, ended) = (
+                    self.levels(self.lines, value as u8),
+                    self.levels(self.passed_through, value as u8),
+                );
+                return Written { changed: None, reassert, ended };
+            }
             _ => {}
         }
         Written::NOTHING
@@ -298,13 +313,19 @@ impl Ioapic {
         // A level that rose under the mask shows now; so does one whose pin was an edge pin until now.
         let opened = !new.is_masked() && new.is_level() && (old.is_masked() || !old.is_level());
         let reassert = if opened { PinSet(pin.bit() & self.lines) } else { PinSet::EMPTY };
-        Written { changed: None, reassert }
+        Written { reassert, ..Written::NOTHING }
     }
 
-    /// Asserted level pins with this vector, whose EOI the guest writes here.
-    fn asserted_with(&self, vector: u8) -> PinSet {
+    /// The passed-through pin whose low half the guest sees in the window: its Remote IRR is the hardware's.
+    pub fn shown(&self, offset: u16) -> Option<Pin> {
+        let (pin, high) = self.selected_entry(self.select).filter(|_| offset == WINDOW)?;
+        (!high && self.passed_through & pin.bit() != 0).then_some(pin)
+    }
+
+    /// Those of some pins that are level pins with this vector, whose EOI the guest writes here.
+    fn levels(&self, among: u32, vector: u8) -> PinSet {
         let mut pins = PinSet::EMPTY;
-        for pin in PinSet(self.lines) {
+        for pin in PinSet(among) {
             let entry = self.entry(pin);
             if entry.is_level() && entry.0 as u8 == vector {
                 pins.0 |= pin.bit();

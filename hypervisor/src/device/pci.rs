@@ -38,6 +38,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use arch::pci::Width;
 use arch_defs::pci::Bdf;
+use arch_defs::pci::header::{self, STATUS_INTERRUPT};
 use guest_loader::config::MAX_PCI_DEVICES;
 use guest_loader::layout::{PCI_CONFIG_ADDRESS, PCI_CONFIG_DATA, PCI_ECAM_SIZE};
 
@@ -188,7 +189,14 @@ impl Bus {
             Some(slot) if slot.function.is_msi_pending(offset) => {
                 function::part(slot.backing.msi_pending(), offset, width)
             }
-            Some(slot) => slot.function.config_read(offset, width),
+            Some(slot) => {
+                let value = slot.function.config_read(offset, width);
+                if slot.function.line().is_some() && offset & !3 == header::offset::COMMAND {
+                    let status = if slot.backing.asks_by_pin() { STATUS_INTERRUPT } else { 0 };
+                    return value | function::part(u32::from(status) << 16, offset, width);
+                }
+                value
+            }
             None => u32::MAX,
         }
     }

@@ -8,18 +8,17 @@
 //!
 //! Locks: none but the physical IOAPIC's.
 
-use super::board::message_targets;
 use super::ioapic::{Delivery, Entry, PinChanged};
 use crate::audit::{self, PinPurpose};
 use crate::cores;
 use crate::housekeeping;
+use crate::interrupt::line::fixed_target;
 use crate::interrupt::route;
 use crate::sync::Once;
 use crate::vm::{self, Vm};
 use arch::acpi::Platform;
 use arch::ioapic::{self, PinRoute, Trigger};
 use arch::machine::{pit_read, pit_write};
-use arch_defs::apic::ApicId;
 use guest_loader::config::DeviceConfig;
 
 /// The guest's global system interrupt, as on every PC: ISA interrupt 0 is wired to pin 2.
@@ -90,9 +89,8 @@ fn wanted(vm: &Vm, entry: Entry) -> Option<(u8, usize, PinPurpose)> {
     let message = entry.message().filter(|_| !entry.is_masked())?;
     match message.delivery {
         Delivery::Fixed(vector) | Delivery::LowestPriority(vector) => {
-            // A real pin has one target here; a guest that names several gets the first.
-            let ApicId(id) = message_targets(vm, message).first()?;
-            Some((vector.get(), vm.vcpus.get(id as usize)?.core, PinPurpose::Guest))
+            let (_, vcpu) = fixed_target(vm, entry)?;
+            Some((vector.get(), vcpu.core, PinPurpose::Guest))
         }
         Delivery::Nmi => Some((housekeeping::PIT_NMI_VECTOR, housekeeping::CORE, PinPurpose::Host)),
     }

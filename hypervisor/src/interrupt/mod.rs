@@ -6,6 +6,7 @@
 //! | [`ipi`] | a guest's ICR writes, translated and sent |
 //! | [`apic_state`] | what of a guest's LAPIC is virtual: ids, LVT shadows, mode |
 //! | [`xapic`] | the register page of a guest in xAPIC mode |
+//! | [`line`] | interrupt lines of assigned functions |
 //! | [`route`] | remapping entries and pins: where devices' interrupts go |
 //! | [`faults`] | what the IOMMU has blocked |
 //! | [`kick`] | the request word of each core and the NMI that makes it look |
@@ -17,6 +18,8 @@ pub mod faults;
 #[cfg(not(loom))]
 pub mod ipi;
 pub mod kick;
+#[cfg(not(loom))]
+pub mod line;
 #[cfg(not(loom))]
 pub mod post;
 #[cfg(not(loom))]

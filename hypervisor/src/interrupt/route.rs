@@ -35,7 +35,7 @@ pub fn with_iommu<T>(act: impl FnOnce(&mut Iommu) -> T) -> Option<T> {
 }
 
 /// The physical APIC id of a core that a guest's interrupt goes to.
-fn guest_core(core: usize) -> PhysicalApicId {
+pub(super) fn guest_core(core: usize) -> PhysicalApicId {
     if cfg!(debug_assertions) {
         audit::pin_route(core, PinPurpose::Guest);
     }
@@ -92,4 +92,23 @@ pub fn pin(gsi: u32, route: PinRoute) -> Result<(), PinError> {
     iommu.route(index, to).map_err(|_| PinError::NotRemapped)?;
     let entry = index.ioapic_entry(route.vector, route.trigger.level, route.trigger.active_low);
     ioapic::route_remapped(gsi, entry.into_bits())
+}
+
+/// Lets the remapping entry of a masked pin deliver nothing. On return what was under way has reached its core.
+///
+/// # Errors
+/// [`PinError::NotRemapped`] if the IOMMU cannot.
+pub fn block_pin(gsi: u32) -> Result<(), PinError> {
+    let index = PINS.lock().get(&gsi).copied();
+    block(index).map_err(|_| PinError::NotRemapped)
+}
+
+/// Whether a pin exists and the machine can remap it.
+///
+/// # Errors
+/// [`PinError`].
+pub fn can_remap_pin(gsi: u32) -> Result<(), PinError> {
+    let chip = ioapic::chip_id(gsi)?;
+    let requester = with_iommu(|iommu| iommu.ioapic_requester(chip)).flatten();
+    requester.map(drop).ok_or(PinError::NotRemapped)
 }

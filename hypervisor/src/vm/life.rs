@@ -62,7 +62,8 @@ fn load(vm: &Vm, modules: &[Module]) -> Result<StartState, String> {
     vm.ram.clear();
     let mut memory = Loader(&vm.ram);
     let vcpus = vm.vcpus.len() as u32;
-    let rsdp = guest_loader::acpi::build(&mut memory, vcpus).map_err(|e| format!("{e}"))?;
+    let rsdp = guest_loader::acpi::build(&mut memory, vcpus, &vm.devices.pci_routing())
+        .map_err(|e| format!("{e}"))?;
     let spec = GuestSpec {
         kernel,
         initrd,
@@ -131,6 +132,8 @@ fn end(vm: &Vm, tsc_hz: u64) -> bool {
     if let Err(vcpu) = stopped {
         log::error!("vm {name}: vCPU {vcpu} does not answer to its kick");
     }
+    // A line of a vCPU that does not answer would still lead to its core.
+    vm.devices.close_lines();
     vm.devices.rest_pci();
     report(vm);
     console::line(format_args!("BEELINE vm-stop vm={name} reason={}", vm.asked().word()));

@@ -11,6 +11,7 @@ pub mod window;
 use crate::console::{GuestOutput, Put};
 use crate::device::Devices;
 use crate::device::pci::Bus;
+use crate::interrupt::line::Lines;
 use crate::memory::GuestRam;
 use crate::stats::VcpuStats;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Mutex, Once, Ordering};
@@ -185,14 +186,14 @@ pub struct Vm {
 
 impl Vm {
     /// A VM that is off.
-    pub fn new(index: usize, config: VmConfig, memory: Memory, pci: Bus) -> Self {
+    pub fn new(index: usize, config: VmConfig, memory: Memory, pci: Bus, lines: Lines) -> Self {
         let Memory { ram, stage2, dma } = memory;
         let vcpus =
             (0..).zip(&config.cpus).map(|(id, &core)| VcpuShared::new(id, core as usize)).collect();
         let window = Window::new(config.cpus.len());
         Self {
             index,
-            devices: Devices::new(&config.devices, pci),
+            devices: Devices::new(&config.devices, pci, lines),
             config,
             ram,
             stage2,

@@ -45,7 +45,8 @@ fn check_vm(vm: &VmConfig, dir: &Path) -> Result<(), Fault> {
     let load = || -> Result<(), String> {
         let mut memory = SparseMemory::new(vm.memory);
         let vcpus = vm.cpus.len() as u32;
-        let rsdp = guest_loader::acpi::build(&mut memory, vcpus).map_err(|why| why.to_string())?;
+        let rsdp =
+            guest_loader::acpi::build(&mut memory, vcpus, &[]).map_err(|why| why.to_string())?;
         let spec = GuestSpec {
             kernel: content(&vm.kernel),
             initrd: vm.initrd.as_deref().map(content),

@@ -63,6 +63,8 @@ pub struct Command {
     __: u8,
 }
 
+/// Status: the function asks for an interrupt by its pin, whether the pin is silenced or not.
+pub const STATUS_INTERRUPT: u16 = 1 << 3;
 /// Status: there is a list of capabilities.
 pub const STATUS_CAPABILITIES: u16 = 1 << 4;
 

@@ -59,6 +59,8 @@ pub enum Action {
     },
     /// The bus master bit of the command register.
     BusMaster(bool),
+    /// Whether the interrupt pin may speak: the interrupt disable bit of the command register, the other way round.
+    Intx(bool),
     /// A write to the function's own memory.
     Forward {
         /// The BAR.
@@ -165,6 +167,10 @@ pub trait Backing {
     fn msix_control(&mut self, enable: bool, function_mask: bool);
     /// [`Action::BusMaster`].
     fn bus_master(&mut self, on: bool);
+    /// [`Action::Intx`].
+    fn intx(&mut self, on: bool);
+    /// Whether the function asks for an interrupt by its pin, silent or not.
+    fn asks_by_pin(&self) -> bool;
     /// Reads the function's own memory.
     fn read(&mut self, bar: u8, offset: u64, width: Width) -> u64;
     /// [`Action::Forward`].
@@ -211,6 +217,7 @@ pub fn carry_out(function: &mut Function, actions: Actions, backing: &mut (impl 
                 backing.msix_control(enable, function_mask);
             }
             Action::BusMaster(on) => backing.bus_master(on),
+            Action::Intx(on) => backing.intx(on),
             Action::Forward { bar, offset, width, value } => {
                 backing.write(bar, offset, width, value);
             }

@@ -198,6 +198,14 @@ impl Backing for Assigned {
         self.function().set_bus_master(on && !self.dead);
     }
 
+    fn intx(&mut self, on: bool) {
+        self.function().set_intx(on && !self.dead);
+    }
+
+    fn asks_by_pin(&self) -> bool {
+        !self.dead && self.function().asks_by_pin()
+    }
+
     fn read(&mut self, bar: u8, offset: u64, width: Width) -> u64 {
         self.bar(bar).map_or(u64::MAX, |registers| registers.read(offset, width))
     }

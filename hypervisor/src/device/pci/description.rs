@@ -1,5 +1,6 @@
 //! What is known of a real function, read once at boot before its guest runs.
 
+use crate::device::ioapic::Pin;
 use alloc::vec::Vec;
 use arch_defs::pci::capability::{Fault, id};
 use arch_defs::pci::header::offset;
@@ -28,6 +29,8 @@ pub struct Description {
     pub msix: Option<Msix>,
     /// It can be reset by itself.
     pub resettable: bool,
+    /// Where its interrupt pin leads in its guest: to this pin of the virtual IOAPIC.
+    pub line: Option<Pin>,
 }
 
 impl Description {
@@ -55,6 +58,7 @@ impl Description {
             msi: None,
             msix: None,
             resettable,
+            line: None,
         };
         for capability in capabilities(space) {
             found.add(space, capability?)?;

@@ -5,7 +5,7 @@
 //!
 //! | register | guest's writes |
 //! |---|---|
-//! | command | bus master goes to the hardware; memory is remembered (the hardware's decoding stays on but for resets, since an access without an answer can stop a machine); I/O stays 0 |
+//! | command | bus master and interrupt disable go to the hardware; memory is remembered (the hardware's decoding stays on but for resets, since an access without an answer can stop a machine); I/O stays 0 |
 //! | cache line size, interrupt line | remembered |
 //! | BARs | sized, not moved |
 //! | power state | remembered |
@@ -18,12 +18,13 @@ use super::description::Description;
 use super::messages::{Source, Vcpus};
 use super::msi::MsiModel;
 use super::msix::MsixModel;
+use crate::device::ioapic;
 use alloc::vec::Vec;
 use arch::pci::Width;
 use arch_defs::pci::capability::id;
 use arch_defs::pci::express::{self, DeviceCapabilities, DeviceControl, PowerControl};
 use arch_defs::pci::header::{Command, STATUS_CAPABILITIES, offset};
-use arch_defs::pci::{Bdf, msix};
+use arch_defs::pci::{Bdf, Pin, msi, msix};
 use arrayvec::ArrayVec;
 use guest_loader::layout::PAGE;
 
@@ -53,6 +54,8 @@ struct Registers {
     interrupt_line: u8,
     power: u8,
     device_control: u16,
+    /// The hardware's pin may speak.
+    intx: bool,
 }
 
 impl Registers {
@@ -62,6 +65,7 @@ impl Registers {
         interrupt_line: 0,
         power: 0,
         device_control: DEVICE_CONTROL,
+        intx: false,
     };
 }
 
@@ -118,6 +122,11 @@ impl Function {
         self.real.name
     }
 
+    /// Where its interrupt pin leads, if it has one.
+    pub const fn line(&self) -> Option<ioapic::Pin> {
+        self.real.line
+    }
+
     /// Its BARs, to place them.
     pub(super) fn bars_mut(&mut self) -> &mut [VirtualBar] {
         &mut self.bars
@@ -141,7 +150,24 @@ impl Function {
         if let Some(msix) = &mut self.msix {
             msix.reset();
         }
-        Actions::from_iter([Action::Reset])
+        let mut actions = Actions::from_iter([Action::Reset]);
+        self.follow_intx(&mut actions);
+        actions
+    }
+
+    /// Lets the hardware's pin speak or be silent: as the command register says, and silent while messages are on
+    /// (PCI 3.0, section 6.8.2), also where a message that may not be sent keeps them off in the hardware.
+    fn follow_intx(&mut self, actions: &mut Actions) {
+        let enabled = |control: u16| msi::Control::from_bits(control).enable();
+        let by_msi = self.msi.as_ref().is_some_and(|msi| enabled(msi.control()));
+        let enabled = |control: u16| msix::Control::from_bits(control).enable();
+        let by_msix = self.msix.as_ref().is_some_and(|msix| enabled(msix.control()));
+        let silent = self.registers.command.no_intx() || by_msi || by_msix;
+        let intx = self.real.line.is_some() && !silent;
+        if self.registers.intx != intx {
+            self.registers.intx = intx;
+            actions.push(Action::Intx(intx));
+        }
     }
 
     /// A route that one of its messages asked for does not stand, and the message is closed.
@@ -182,8 +208,11 @@ impl Function {
             }
             offset::SUBSYSTEM => self.real.subsystem,
             offset::CAPABILITIES => self.list.first().map_or(0, |&(_, offset, _)| offset.into()),
-            // No interrupt pin.
-            offset::INTERRUPT => registers.interrupt_line.into(),
+            offset::INTERRUPT => {
+                // A device with one function has INTA (PCI 3.0, section 2.2.6).
+                let pin = if self.real.line.is_some() { Pin::A.register() } else { 0 };
+                u32::from(registers.interrupt_line) | u32::from(pin) << 8
+            }
             _ => self.capability(at).map_or(0, |(index, at)| self.capability_dword(index, at)),
         }
     }
@@ -234,6 +263,7 @@ impl Function {
             let lanes = lanes(width) << shift;
             let dword = self.dword(at & !3) & !lanes | value << shift & lanes;
             self.write_dword(at & !3, dword, vcpus, &mut actions);
+            self.follow_intx(&mut actions);
         }
         actions
     }

@@ -125,6 +125,12 @@ impl Backing for Recorder {
     fn bus_master(&mut self, on: bool) {
         self.push(Action::BusMaster(on));
     }
+    fn intx(&mut self, on: bool) {
+        self.push(Action::Intx(on));
+    }
+    fn asks_by_pin(&self) -> bool {
+        true
+    }
     fn read(&mut self, bar: u8, offset: u64, _width: Width) -> u64 {
         u64::from(bar) << 32 | offset
     }
