@@ -20,6 +20,7 @@ use crate::interrupt::apic_state::ApicState;
 use crate::interrupt::kick::Requests;
 use crate::stats::ExitKind;
 use crate::vm::{Ask, Lifecycle, VcpuShared, Vm};
+use arch::apic::ValidatedRegister;
 use arch::cpu::rdtsc_low;
 use arch::virt::{Backend, Event, EventExit, Exit, MsrAccess, StartState, Unusable, VcpuConfig};
 use arch_defs::apic::ApicMode;
@@ -269,6 +270,7 @@ impl<B: Backend> Vcpu<B> {
         // the next run begins.
         self.shared.set_lifecycle(next);
         // A line that is asserted would come back with each EOI.
+        self.shared.set_accepts(false);
         self.vm.devices.lines_leave(self.shared.core);
         self.empty_lapic();
         self.apic = ApicState::reset(self.shared.id);
@@ -292,7 +294,6 @@ impl<B: Backend> Vcpu<B> {
         self.msrs = MsrState::new(arch::cpu::physical_bits());
         self.backend.reset(state);
         self.shared.set_lifecycle(Lifecycle::Running);
-        self.vm.devices.lines_come(self.vm);
     }
 
     /// Puts the virtual LAPIC into another mode. The physical one stays in x2APIC mode and keeps
@@ -303,6 +304,22 @@ impl<B: Backend> Vcpu<B> {
         self.apic.mode = mode;
         self.shared.set_xapic(mode == ApicMode::Xapic);
         self.backend.set_x2apic_passthrough(mode == ApicMode::X2apic);
+    }
+
+    /// The guest has written SVR; `hardware` is what the hardware gets. A LAPIC that is off drops what comes, and an I/O APIC
+    /// would wait for the EOI of a level interrupt for ever: lines come and go with it.
+    pub fn write_svr(&self, hardware: u64) {
+        let on = self.apic.svr.enabled();
+        let changes = on != self.shared.accepts();
+        if changes && !on {
+            self.shared.set_accepts(false);
+            self.vm.devices.lines_leave(self.shared.core);
+        }
+        arch::apic::write_validated(ValidatedRegister::Svr, hardware);
+        if changes && on {
+            self.shared.set_accepts(true);
+            self.vm.devices.lines_come(self.vm);
+        }
     }
 
     /// Stops the whole VM from this vCPU: asks the housekeeping core and leaves the guest.

@@ -15,7 +15,10 @@ pub enum Guest {
         extras: Extras,
     },
     /// Two VMs with one vCPU each: this boot's kind, and beside it one that runs `up` tests.
-    TwoVms,
+    TwoVms {
+        /// A PCI function for each.
+        pci: [Option<&'static str>; 2],
+    },
     /// The test guest on the bare machine: shows that the tests are right about the hardware.
     Bare,
     /// Debian's real-time kernel in a VM with this many vCPUs.
@@ -243,6 +246,8 @@ const fn devices(devices: &'static [Device], boot: Boot) -> Boot {
 
 /// All 32 bits of an address, so that its DMA reaches the interrupt range.
 const EDU: &[Device] = &[Device::Edu { dma_mask: 0xFFFF_FFFF }];
+/// The first and the last of them are wired to one pin of the IOAPIC.
+const FIVE_EDUS: &[Device] = &[Device::Edu { dma_mask: 0xFFFF_FFFF }; 5];
 const IGB: &[Device] = &[Device::Igb];
 const XHCI: &[Device] = &[Device::Xhci];
 
@@ -345,6 +350,21 @@ pub const BOOTS: &[Boot] = &[
     },
     owner(EDU, EDU_AT, vm("edu-intx", 2)),
     Boot {
+        expect: Expect::RunsOn { last: "BEELINE vm-start", count: 3 },
+        shows: "E4",
+        ..owner(EDU, EDU_AT, vm("edu-intx-reset", 2))
+    },
+    devices(
+        FIVE_EDUS,
+        Boot {
+            guest: Guest::TwoVms { pci: [Some(check::EDU), Some(check::OTHER_EDU)] },
+            expect: Expect::TestsAnd(check::contested_line),
+            shows: "E4",
+            cpus: 3,
+            ..vm("edu-intx-shared", 1)
+        },
+    ),
+    Boot {
         expect: Expect::TestsAnd(check::no_iommu_fault),
         shows: "S9",
         limit: 600,
@@ -370,7 +390,7 @@ pub const BOOTS: &[Boot] = &[
     no_return("hostile-triple-ap", 2, &["triple", "reason=refused"]),
     no_return("hostile-fetch", 1, &["reason=refused"]),
     Boot {
-        guest: Guest::TwoVms,
+        guest: Guest::TwoVms { pci: [None; 2] },
         expect: Expect::RunsOn { last: "BEELINE vm-stop vm=second reason=power-off", count: 1 },
         cpus: 3,
         ..vm("hostile-sleep", 1)
@@ -470,7 +490,7 @@ mod tests {
             match boot.guest {
                 // Core 0 runs no guest.
                 Guest::Vm { vcpus, .. } | Guest::Linux { vcpus, .. } => assert!(boot.cpus > vcpus),
-                Guest::TwoVms => assert!(boot.cpus > 2),
+                Guest::TwoVms { .. } => assert!(boot.cpus > 2),
                 Guest::Devices(demo) => {
                     assert_eq!(boot.cpus, demo.cores(2));
                     let Expect::Passes { last, .. } = boot.expect else { panic!() };

@@ -89,6 +89,25 @@ pub fn kexec(lines: &[String]) -> Result<(), String> {
 /// The `edu` device of the machines that have one.
 pub const EDU: &str = "pci:0000:00:01.0";
 
+/// On machines with five of them, the one whose pin is wired to the same interrupt.
+pub const OTHER_EDU: &str = "pci:0000:00:05.0";
+
+/// The log says of either function that it has no line, and names the other one and its VM.
+///
+/// # Errors
+/// The function of which it does not.
+pub fn contested_line(lines: &[String]) -> Result<(), String> {
+    for (own, other, vm) in [(EDU, OTHER_EDU, "second"), (OTHER_EDU, EDU, "first")] {
+        let own = own.strip_prefix("pci:").unwrap_or(own);
+        let begins = format!("PCI {own}: no interrupt pin for its guest: its line (GSI 21)");
+        let names = format!("{other} of vm {vm}, too");
+        if !lines.iter().any(|line| line.contains(&begins) && line.contains(&names)) {
+            return Err(format!("no line says that {own} shares its line with {other}"));
+        }
+    }
+    Ok(())
+}
+
 /// Device and reason of each fault that the IOMMU recorded.
 fn iommu_faults(lines: &[String]) -> Vec<(&str, u32)> {
     let fault = |line: &'_ String| -> Option<(usize, usize, u32)> {
@@ -179,6 +198,19 @@ mod tests {
     fn devices_are_judged_as_in_a_demo() {
         assert!(devices(&lines("GUEST done")).unwrap_err().contains("window"));
         assert!(devices(&lines("GUEST failed no disk")).unwrap_err().contains("no disk"));
+    }
+
+    #[test]
+    fn a_contested_line_is_told_of_twice() {
+        let own = "PCI 0000:00:01.0: no interrupt pin for its guest: its line (GSI 21) is that of \
+                   pci:0000:00:05.0 of vm second, too: x\n";
+        let other = "PCI 0000:00:05.0: no interrupt pin for its guest: its line (GSI 21) is that of \
+                     pci:0000:00:01.0 of vm first, too: x\n";
+        assert_eq!(contested_line(&lines(&format!("{own}{other}"))), Ok(()));
+        assert!(contested_line(&lines(own)).is_err());
+        assert!(
+            contested_line(&lines(&format!("{own}{}", other.replace("first", "second")))).is_err()
+        );
     }
 
     #[test]

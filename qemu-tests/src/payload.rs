@@ -62,9 +62,14 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
             }
             vms.push(vm);
         }
-        Guest::TwoVms => {
+        Guest::TwoVms { pci } => {
             vms.push(test_vm("first", 1..=1, words(boot, bed, boot.kind, filter, 1)));
             vms.push(test_vm("second", 2..=2, words(boot, bed, "up", "s8_", 1)));
+            for (vm, function) in vms.iter_mut().zip(pci) {
+                if let Some(function) = function {
+                    vm.devices.push(function.parse().map_err(anyhow::Error::msg)?);
+                }
+            }
         }
         Guest::Linux { vcpus, kexec } => {
             let built = files.linux.as_ref().context("the Linux guest is not built")?;

@@ -157,7 +157,7 @@ impl Devices {
         ioapic.read(offset) | if waits { REMOTE_IRR } else { 0 }
     }
 
-    /// A vCPU stops: no line leads to its core any more. Before its LAPIC is emptied.
+    /// A vCPU's LAPIC goes off: no line leads to its core any more.
     pub fn lines_leave(&self, core: usize) {
         if !self.lines.is_empty() {
             let _ioapic = self.ioapic.lock();
@@ -171,7 +171,7 @@ impl Devices {
         self.lines.close();
     }
 
-    /// A vCPU runs: lines that its guest has programmed before, to it, may come.
+    /// A vCPU's LAPIC is on: lines that its guest has programmed before, to it, may come.
     pub fn lines_come(&self, vm: &Vm) {
         if !self.lines.is_empty() {
             let ioapic = self.ioapic.lock();

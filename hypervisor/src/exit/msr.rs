@@ -105,7 +105,7 @@ fn emulated_write<B: Backend>(
         Kind::Icr => ipi::x2apic_icr(vcpu, value).map_err(|_| Gp),
         Kind::Svr => {
             let hardware = vcpu.apic.write_svr(value).map_err(|_| Gp)?;
-            arch::apic::write_validated(ValidatedRegister::Svr, hardware);
+            vcpu.write_svr(hardware);
             Ok(())
         }
         Kind::Lvt(register) => {

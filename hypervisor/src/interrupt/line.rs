@@ -5,8 +5,8 @@
 //! For that the vector in the I/O APIC's entry is that of the remapping entry (VT-d 4.1, section 5.1.5.1), and the trigger
 //! mode of both is the guest's. Polarity is the board's: to the guest a line is asserted or not.
 //!
-//! *A line never leads to a vCPU that is off.* When a vCPU stops, its lines are closed before its LAPIC is emptied: a line
-//! that is asserted would fill it again with each EOI. They come back when it starts.
+//! *A line never leads to a LAPIC that is off.* When a vCPU stops, its lines are closed before its LAPIC is emptied: a line
+//! that is asserted would fill it again with each EOI. They come back when its guest switches its LAPIC on.
 //!
 //! Called by the board, under the virtual IOAPIC's lock. Locks: the line's own, then those of [`super::route`].
 
@@ -15,7 +15,7 @@ use crate::device::board::message_targets;
 use crate::device::ioapic::{Delivery, Entry, Pin};
 use crate::rate_limit;
 use crate::sync::Mutex;
-use crate::vm::{Lifecycle, VcpuShared, Vm};
+use crate::vm::{VcpuShared, Vm};
 use alloc::vec::Vec;
 use arch::ioapic::{self, PinError, PinRoute, Trigger};
 use arch_defs::apic::ApicId;
@@ -57,10 +57,8 @@ impl Line {
 
     /// The guest has programmed the pin: the machine's follows.
     pub fn follow(&self, vm: &Vm, entry: Entry) {
-        let target = fixed_target(vm, entry).filter(|(_, vcpu)| {
-            // `leave` comes after the vCPU has said that it stops, and under the same lock as this.
-            vcpu.lifecycle() == Lifecycle::Running
-        });
+        // `leave` comes after the vCPU has said that it stops, and under the same lock as this.
+        let target = fixed_target(vm, entry).filter(|(_, vcpu)| vcpu.accepts());
         let done = match wanted(entry, target.map(|(vector, vcpu)| (vector, vcpu.core))) {
             Wanted::Open(vector, core) => self.open(vector, core, entry.is_level()),
             Wanted::Masked => ioapic::mask(self.gsi),

@@ -75,7 +75,7 @@ fn write_same<B: Backend>(vcpu: &mut Vcpu<B>, number: u32, value: u32) {
         msr::TPR => write_validated(ValidatedRegister::Tpr, (value & 0xFF).into()),
         msr::SVR => {
             if let Ok(hardware) = vcpu.apic.write_svr((value & SVR_BITS).into()) {
-                write_validated(ValidatedRegister::Svr, hardware);
+                vcpu.write_svr(hardware);
             }
         }
         msr::TIMER_INITIAL => write_validated(ValidatedRegister::TimerInitial, value.into()),

@@ -48,6 +48,7 @@ pub struct VcpuShared {
     start: Mutex<Option<StartState>>,
     xapic_logical: AtomicU32,
     xapic: AtomicBool,
+    accepts: AtomicBool,
 }
 
 impl VcpuShared {
@@ -61,6 +62,7 @@ impl VcpuShared {
             start: Mutex::new(None),
             xapic_logical: AtomicU32::new(0),
             xapic: AtomicBool::new(false),
+            accepts: AtomicBool::new(false),
         }
     }
 
@@ -104,6 +106,16 @@ impl VcpuShared {
     /// Publishes whether this vCPU's LAPIC is in xAPIC mode.
     pub fn set_xapic(&self, on: bool) {
         self.xapic.store(on, Ordering::Release);
+    }
+
+    /// Publishes whether its LAPIC accepts interrupts: it runs, and its guest has switched the LAPIC on (SVR).
+    pub fn set_accepts(&self, on: bool) {
+        self.accepts.store(on, Ordering::Release);
+    }
+
+    /// Whether its LAPIC accepts interrupts.
+    pub fn accepts(&self) -> bool {
+        self.accepts.load(Ordering::Acquire)
     }
 
     /// Leaves a start state for the core to take with the request.

@@ -75,6 +75,11 @@ pub fn mask(pin: u32) {
     write(0x10 + 2 * pin, MASK);
 }
 
+/// Ends level interrupts with this vector by the register that version 0x20 has for it.
+pub fn end(vector: u8) {
+    mmio_write(BASE + 0x40, vector.into());
+}
+
 fn pins() -> u32 {
     (read(1) >> 16 & 0xFF) + 1
 }
