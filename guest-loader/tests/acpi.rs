@@ -3,7 +3,8 @@
 
 mod support;
 
-use guest_loader::acpi::build;
+use arch_defs::aml::{Aml, Table, wires};
+use guest_loader::acpi::{PciRoute, build};
 use guest_loader::layout::{ACPI_END, ACPI_START, IOAPIC, LAPIC};
 use guest_loader::memory::{GuestMemory, SparseMemory};
 use guest_loader::{MAX_VCPUS, image::LoadError};
@@ -23,8 +24,12 @@ fn table(mem: &SparseMemory, at: u64) -> Vec<u8> {
 
 /// Finds the RSDP by scanning, follows it, and returns FADT, MADT, DSDT and MCFG.
 fn tables(vcpus: u32) -> [Vec<u8>; 4] {
+    tables_with(vcpus, &[])
+}
+
+fn tables_with(vcpus: u32, routing: &[PciRoute]) -> [Vec<u8>; 4] {
     let mut mem = SparseMemory::new(16 << 20);
-    let rsdp = build(&mut mem, vcpus, &[]).unwrap().0;
+    let rsdp = build(&mut mem, vcpus, routing).unwrap().0;
     let scanned =
         (0xE_0000..0x10_0000).step_by(16).find(|&at| bytes(&mem, at, 8) == b"RSD PTR ").unwrap();
     assert_eq!(rsdp, scanned);
@@ -62,6 +67,28 @@ fn the_fadt_is_hardware_reduced_and_has_reset_and_sleep_ports() {
     assert_eq!((port(244), port(256)), (0xB004, 0xB005));
     assert_eq!(u16::from_le_bytes(fadt[46..48].try_into().unwrap()), 0, "no SCI");
     assert!(fadt[148..244].iter().all(|byte| *byte == 0), "no PM blocks");
+}
+
+#[test]
+fn r_e4_the_dsdt_wires_each_line_to_its_pin() {
+    let wired = |routing: &[PciRoute]| {
+        let [_, _, dsdt, _] = tables_with(1, routing);
+        let code = dsdt[36..].to_vec();
+        let mut aml = Aml::new(vec![Table { name: "DSDT", code }], &|_, _| None);
+        let found = wires(&mut aml, &|_, _, _, _| None).unwrap();
+        assert_eq!(found.left_out, None);
+        let simple = |w: &arch_defs::aml::Wire| {
+            assert_eq!((w.segment, w.bus, w.level, w.active_low), (0, 0, true, true));
+            (w.device, w.pin, w.gsi)
+        };
+        found.wires.iter().map(simple).collect::<Vec<_>>()
+    };
+    assert_eq!(wired(&[]), []);
+    // As many as a bus has devices, on the pins that lines have.
+    let all: Vec<_> =
+        (1..32).map(|device| PciRoute { device, gsi: 16 + u32::from(device) % 8 }).collect();
+    let expected: Vec<_> = all.iter().map(|route| (route.device, 0, route.gsi)).collect();
+    assert_eq!(wired(&all), expected);
 }
 
 #[test]

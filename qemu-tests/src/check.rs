@@ -108,6 +108,19 @@ pub fn contested_line(lines: &[String]) -> Result<(), String> {
     Ok(())
 }
 
+/// The VM has started three times, and no vCPU stopped with something left in its LAPIC.
+///
+/// # Errors
+/// The line that says so.
+pub fn empty_lapics(lines: &[String]) -> Result<(), String> {
+    let starts = lines.iter().filter(|line| line.starts_with("BEELINE vm-start")).count();
+    match lines.iter().find(|line| line.contains("its LAPIC does not become empty")) {
+        Some(line) => Err(line.clone()),
+        None if starts == 3 => Ok(()),
+        None => Err(format!("{starts} starts instead of 3")),
+    }
+}
+
 /// Device and reason of each fault that the IOMMU recorded.
 fn iommu_faults(lines: &[String]) -> Vec<(&str, u32)> {
     let fault = |line: &'_ String| -> Option<(usize, usize, u32)> {

@@ -168,6 +168,7 @@ pub fn fixed_target(vm: &Vm, entry: Entry) -> Option<(u8, &VcpuShared)> {
     Some((vector.get(), vm.vcpus.get(id as usize)?))
 }
 
+/// What the machine's pin does for an entry whose target, if its LAPIC is on, is this vector and core.
 fn wanted(entry: Entry, target: Option<(u8, usize)>) -> Wanted {
     match target {
         // Whoever masks an edge entry can have no level that waits: so kernels end one without the EOI register.
@@ -175,5 +176,41 @@ fn wanted(entry: Entry, target: Option<(u8, usize)>) -> Wanted {
         _ if entry.is_masked() => Wanted::Masked,
         Some((vector, core)) => Wanted::Open(vector, core),
         None => Wanted::Closed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::ioapic::Ioapic;
+
+    /// An entry as a guest programs it.
+    fn entry(low: u32) -> Entry {
+        let mut ioapic = Ioapic::new(1 << 16);
+        let _ = ioapic.write(0x00, 0x30);
+        let written = ioapic.write(0x10, low);
+        written.changed.map_or(ioapic.entry(Pin::new(16).unwrap()), |changed| changed.entry)
+    }
+
+    #[test]
+    fn r_e4_a_masked_level_goes_on_to_wait_and_a_masked_edge_does_not() {
+        let target = Some((0x51, 2));
+        assert_eq!(wanted(entry(0xA051), target), Wanted::Open(0x51, 2));
+        assert_eq!(wanted(entry(0x1_A051), target), Wanted::Masked);
+        assert_eq!(wanted(entry(0x1_2051), target), Wanted::Closed);
+        assert_eq!(wanted(entry(0x2051), target), Wanted::Open(0x51, 2));
+    }
+
+    #[test]
+    fn r_e4_no_line_leads_to_a_lapic_that_is_off() {
+        assert_eq!(wanted(entry(0xA051), None), Wanted::Closed);
+        // Modes that stay inside the register have no target either.
+        for mode in [2, 4, 5, 7] {
+            let entry = entry(0xA051 | mode << 8);
+            assert!(!matches!(
+                entry.message().map(|message| message.delivery),
+                Some(Delivery::Fixed(_))
+            ));
+        }
     }
 }

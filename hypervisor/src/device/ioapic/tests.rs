@@ -129,6 +129,27 @@ fn r_h1_a_passed_through_pin_reports_and_stays_silent() {
     assert_eq!(ioapic.reassert(pin(16)), None);
 }
 
+#[test]
+fn r_e4_a_passed_through_level_is_ended_and_shown_by_the_hardware() {
+    let mut ioapic = Ioapic::new(1 << 16 | 1 << 17);
+    let _ = program(&mut ioapic, 16, 0x0000_A051, 0);
+    let _ = program(&mut ioapic, 17, 0x0001_A051, 0);
+    let _ = program(&mut ioapic, 18, 0x0000_A051, 0);
+    // The end of an interrupt whose pin is masked by now counts too; an edge has none.
+    let ended = |ioapic: &mut Ioapic, vector| ioapic.write(EOI, vector).ended.collect::<Vec<_>>();
+    assert_eq!(ended(&mut ioapic, 0x51), [pin(16), pin(17)]);
+    assert_eq!(ended(&mut ioapic, 0x52), []);
+    let _ = program(&mut ioapic, 16, 0x0000_2051, 0);
+    assert_eq!(ended(&mut ioapic, 0x51), [pin(17)]);
+    // Low half of a passed-through pin: its Remote IRR is the hardware's.
+    let mut shown = |index: u32, offset| {
+        let _ = ioapic.write(SELECT, index);
+        ioapic.shown(offset)
+    };
+    assert_eq!(shown(0x30, WINDOW), Some(pin(16)));
+    assert_eq!([shown(0x31, WINDOW), shown(0x34, WINDOW), shown(0x30, SELECT)], [None; 3]);
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Write(u16, u32),

@@ -5,6 +5,7 @@ extern crate std;
 mod bus;
 mod functions;
 mod hostile;
+mod intx;
 mod messages;
 mod msi;
 mod unroutable;
