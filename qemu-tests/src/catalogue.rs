@@ -29,7 +29,12 @@ pub enum Guest {
         kexec: bool,
     },
     /// The VMs of `cargo xtask run --demo`: Debian's kernel with two vCPUs uses PCI functions.
-    Devices(Demo),
+    Devices {
+        /// Which.
+        demo: Demo,
+        /// A word more for Debian's kernel.
+        word: &'static str,
+    },
     /// A boot that must be refused, for this reason.
     Broken(Fault),
 }
@@ -276,7 +281,7 @@ const fn of_demo(name: &'static str, demo: Demo, cpus: u32, last: Option<&'stati
     let boot = Boot {
         // What the owner of the physical functions runs.
         kind: "pf-owner",
-        guest: Guest::Devices(demo),
+        guest: Guest::Devices { demo, word: "" },
         expect: Expect::Passes { last, check: check::devices },
         pc: demo::PC,
         cpus,
@@ -315,6 +320,12 @@ pub const BOOTS: &[Boot] = &[
         ..vm("linux-kexec", 2)
     },
     of_demo("linux-pci", Demo::Pci, 3, None),
+    Boot {
+        guest: Guest::Devices { demo: Demo::Pci, word: "pci=nomsi" },
+        expect: Expect::Passes { last: None, check: check::linux_by_lines },
+        shows: "E4",
+        ..of_demo("linux-intx", Demo::Pci, 3, None)
+    },
     of_demo("linux-sriov", Demo::Sriov, 4, Some("BEELINE vm-stop vm=rt")),
     Boot { limit: 1800, ..with(HOOKS, 2, vm("kick", 2)) },
     Boot { limit: 600, ..vm("smp", 4) },
@@ -491,7 +502,7 @@ mod tests {
                 // Core 0 runs no guest.
                 Guest::Vm { vcpus, .. } | Guest::Linux { vcpus, .. } => assert!(boot.cpus > vcpus),
                 Guest::TwoVms { .. } => assert!(boot.cpus > 2),
-                Guest::Devices(demo) => {
+                Guest::Devices { demo, .. } => {
                     assert_eq!(boot.cpus, demo.cores(2));
                     let Expect::Passes { last, .. } = boot.expect else { panic!() };
                     assert_eq!(last.map(String::from), demo.last_line("rt"));

@@ -86,6 +86,35 @@ pub fn kexec(lines: &[String]) -> Result<(), String> {
     Ok(())
 }
 
+/// Linux has found the lines of both functions by itself, and taken each read's interrupt of the disk and as many of the
+/// network card as there were answers, or fewer as these come together.
+///
+/// # Errors
+/// What is missing.
+pub fn linux_by_lines(lines: &[String]) -> Result<(), String> {
+    let has = |what: &str| lines.iter().any(|line| line.contains(what));
+    for driver in ["eth0", "nvme0q0, nvme0q1"] {
+        let wired = |line: &&String| line.contains("IO-APIC") && line.contains("-fasteoi");
+        if !lines.iter().filter(wired).any(|line| line.ends_with(driver)) {
+            return Err(format!("{driver} has no level-triggered line"));
+        }
+    }
+    let taken = |driver: &str| -> u64 {
+        let line = lines.iter().find(|line| {
+            line.starts_with("GUEST device ") && line.contains(&format!("driver={driver} "))
+        });
+        let words = line.map(|line| line.split_whitespace()).into_iter().flatten();
+        words
+            .filter_map(|word| word.strip_prefix("cpu")?.split_once('=')?.1.parse::<u64>().ok())
+            .sum()
+    };
+    let (disk, network) = (taken("nvme"), taken("igb"));
+    if disk < 2000 || network < 100 {
+        return Err(format!("{disk} interrupts of 2000 reads, {network} of the network card"));
+    }
+    if !has("GUEST done") { Err("the guest did not end well".into()) } else { Ok(()) }
+}
+
 /// The `edu` device of the machines that have one.
 pub const EDU: &str = "pci:0000:00:01.0";
 
@@ -211,6 +240,23 @@ mod tests {
     fn devices_are_judged_as_in_a_demo() {
         assert!(devices(&lines("GUEST done")).unwrap_err().contains("window"));
         assert!(devices(&lines("GUEST failed no disk")).unwrap_err().contains("no disk"));
+    }
+
+    #[test]
+    fn interrupts_by_lines_are_counted() {
+        let good = " 25: 4198 0 IO-APIC  16-fasteoi   eth0\n 26: 0 2549 IO-APIC  17-fasteoi   nvme0q0, nvme0q1\n\
+                    GUEST device pci=0000:00:01.0 driver=igb cpu0=2516 cpu1=0\n\
+                    GUEST device pci=0000:00:02.0 driver=nvme cpu0=0 cpu1=2000\nGUEST done";
+        assert_eq!(linux_by_lines(&lines(good)), Ok(()));
+        for (from, to) in [
+            ("16-fasteoi", "16-edge"),
+            ("nvme0q0, nvme0q1", "other"),
+            ("cpu1=2000", "cpu1=1999"),
+            ("cpu0=2516", "cpu0=2"),
+            ("GUEST done", ""),
+        ] {
+            assert!(linux_by_lines(&lines(&good.replace(from, to))).is_err(), "{to}");
+        }
     }
 
     #[test]

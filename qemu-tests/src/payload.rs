@@ -89,14 +89,14 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
                 ..vm
             });
         }
-        Guest::Devices(demo) => {
+        Guest::Devices { demo, word } => {
             let linux = files.linux.as_ref().zip(files.drivers.as_ref());
             let ((kernel, _), initrd) = linux.context("the Linux guest is not built")?;
             modules.push(file(VMLINUZ, kernel));
             modules.push(file(INITRAMFS, initrd));
             modules.push(file(demo::OWNER, &files.guest));
             let cmdline = format!(
-                "console=ttyS0,115200 quiet nokaslr cryptomgr.notests idle=halt {} \
+                "console=ttyS0,115200 quiet nokaslr cryptomgr.notests idle=halt {word} {} \
                  beeline.run=devices beeline.reads=2000 beeline.span-ms=2000",
                 demo::WORDS
             );
@@ -130,7 +130,7 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
         _ => Fault::Machine,
     };
     match fault {
-        _ if matches!(boot.guest, Guest::Linux { .. } | Guest::Devices(_)) => {}
+        _ if matches!(boot.guest, Guest::Linux { .. } | Guest::Devices { .. }) => {}
         _ if is_pvh(boot) => {
             let content = Content::Bytes(without_multiboot(&files.guest)?);
             modules.push(Module { name: KERNEL.into(), content });
@@ -188,7 +188,7 @@ fn give_modules(vm: &mut VmConfig, modules: &mut Vec<Module>) {
 pub fn memory_mib(boot: &Boot) -> u32 {
     match boot.guest {
         Guest::Linux { .. } => 448,
-        Guest::Devices(_) => 512,
+        Guest::Devices { .. } => 512,
         _ => 256,
     }
 }

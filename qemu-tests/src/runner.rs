@@ -67,10 +67,10 @@ pub fn files(workspace: &Workspace, boots: &[(Bed, &Boot)], profile: Profile) ->
     step.done();
     let any = |kind: fn(&Guest) -> bool| boots.iter().any(|(_, boot)| kind(&boot.guest));
     let (mut linux, mut drivers, mut next) = (None, None, None);
-    if any(|guest| matches!(guest, Guest::Linux { .. } | Guest::Devices(_))) {
+    if any(|guest| matches!(guest, Guest::Linux { .. } | Guest::Devices { .. })) {
         let packages = setup::guest(workspace, false)?;
         let initramfs = initramfs::build(workspace, &packages)?;
-        if any(|guest| matches!(guest, Guest::Devices(_))) {
+        if any(|guest| matches!(guest, Guest::Devices { .. })) {
             drivers = Some(initramfs::build_with_drivers(workspace, &packages)?);
         }
         if any(|guest| matches!(guest, Guest::Linux { kexec: true, .. })) {

@@ -1,4 +1,4 @@
-//! The PCI functions whose drivers take interrupts by message, and how many of these each CPU took.
+//! The PCI functions whose drivers take interrupts, by message or by their line, and how many of these each CPU took.
 
 use std::error::Error;
 use std::fs;
@@ -17,20 +17,20 @@ pub struct Function {
     interrupts: Vec<u32>,
 }
 
-/// Every function with messages, in the order of their addresses.
+/// Every function with a driver and messages, or a line where it has no messages, in the order of their addresses.
 pub fn all() -> Result<Vec<Function>, Box<dyn Error>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(DEVICES)? {
         let entry = entry?;
-        let (Ok(messages), Ok(driver)) = (
-            fs::read_dir(entry.path().join("msi_irqs")),
-            fs::read_link(entry.path().join("driver")),
-        ) else {
-            continue;
-        };
-        let numbers = messages.flatten().filter_map(|m| m.file_name().to_str()?.parse().ok());
-        let mut interrupts: Vec<u32> = numbers.collect();
+        let Ok(driver) = fs::read_link(entry.path().join("driver")) else { continue };
+        let mut interrupts = messages(&entry.path());
         interrupts.sort_unstable();
+        if interrupts.is_empty() {
+            interrupts.extend(line(&entry.path()));
+        }
+        if interrupts.is_empty() {
+            continue;
+        }
         found.push(Function {
             address: entry.file_name().to_string_lossy().into_owned(),
             driver: driver.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -39,6 +39,16 @@ pub fn all() -> Result<Vec<Function>, Box<dyn Error>> {
     }
     found.sort_by(|a, b| a.address.cmp(&b.address));
     Ok(found)
+}
+
+fn messages(function: &Path) -> Vec<u32> {
+    let Ok(messages) = fs::read_dir(function.join("msi_irqs")) else { return Vec::new() };
+    messages.flatten().filter_map(|m| m.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn line(function: &Path) -> Option<u32> {
+    let number = fs::read_to_string(function.join("irq")).ok()?.trim().parse().ok()?;
+    (number != 0).then_some(number)
 }
 
 /// The function behind a network interface or an NVMe block device, by its place in sysfs.
