@@ -74,8 +74,8 @@ fn r_e4_a_function_without_a_line_never_speaks() {
 #[test]
 fn r_e4_the_status_register_shows_what_the_function_asks_for() {
     let slot = |function| Slot { function, backing: Box::new(Recorder::default()) };
-    let bus = Bus::new(std::vec![slot(wired()), slot(function())]).unwrap();
-    let read = |device: u64, at: u64, width| bus.ecam_read(device << 15 | at, width);
+    let mut bus = Bus::new(std::vec![slot(wired()), slot(function())]).unwrap();
+    let mut read = |device: u64, at: u64, width| bus.ecam_read(device << 15 | at, width);
     assert_eq!(read(1, 4, Width::Dword), 0x0018_0000);
     assert_eq!((read(1, 6, Width::Word), read(1, 6, Width::Byte)), (0x18, 0x18));
     assert_eq!((read(1, 4, Width::Word), read(1, 7, Width::Byte)), (0, 0));
