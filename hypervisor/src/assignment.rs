@@ -249,6 +249,26 @@ impl Pci {
         vfs.and_then(|vfs| vfs.get(usize::from(vf))).ok_or("there is no such virtual function")
     }
 
+    /// Whether no IOMMU keeps the VM's functions in its memory, because its configuration trusts it. Then its RAM must lie at
+    /// the machine's own addresses.
+    pub fn is_unprotected(&self, vm: &VmConfig) -> bool {
+        if vm.dma != Dma::IdentityUnprotected || devices(vm).next().is_none() {
+            return false;
+        }
+        if self.unconfined.is_none() {
+            log::info!(
+                "vm {}: this machine's IOMMU confines its functions: dma = \"remapped\" would do",
+                vm.name
+            );
+            return false;
+        }
+        log::warn!(
+            "vm {}: nothing confines its functions (dma = \"identity-unprotected\"): they reach all memory, this image too",
+            vm.name
+        );
+        true
+    }
+
     /// The bus of a VM, with its functions on it, and their interrupt lines.
     ///
     /// # Errors
@@ -259,13 +279,8 @@ impl Pci {
         for device in devices(vm) {
             let named =
                 |why: &dyn core::fmt::Display| format!("vm {}: devices: {device}: {why}", vm.name);
-            if let Some(why) = &self.unconfined {
+            if let Some(why) = self.unconfined.as_ref().filter(|_| vm.dma == Dma::Remapped) {
                 return Err(named(why));
-            }
-            if vm.dma == Dma::IdentityUnprotected {
-                return Err(named(
-                    &"dma = \"identity-unprotected\" is not supported yet: use \"remapped\"",
-                ));
             }
             let mut opened = self.open(device).map_err(|why| named(&why))?;
             let description = &mut opened.description;
@@ -362,10 +377,10 @@ pub fn confine(bus: &Bus, ram: &GuestRam, space: &mut Stage2) -> Result<Option<S
             .map_device(region.gpa, region.host)
             .map_err(|_| "no memory for page tables".to_string())?;
     }
-    if bus.functions().next().is_none() {
+    let largest = route::with_iommu(|iommu| iommu.largest_page());
+    let Some(largest) = largest.filter(|_| bus.functions().next().is_some()) else {
         return Ok(None);
-    }
-    let largest = route::with_iommu(|iommu| iommu.largest_page()).unwrap_or(0);
+    };
     let mut dma =
         Stage2::new(Format::Vtd, largest).map_err(|_| "no memory for page tables".to_string())?;
     ram.map(&mut dma).map_err(|_| "no memory for page tables".to_string())?;

@@ -408,7 +408,11 @@ fn build_vms<B: Backend>(config: Config, pci: &Pci) -> Result<Vec<Vm>, String> {
             config.name,
             config.memory >> 20
         );
-        let ram = GuestRam::new(config.memory).map_err(|_| no_memory.clone())?;
+        let ram = match pci.is_unprotected(&config) {
+            true => GuestRam::identity(config.memory),
+            false => GuestRam::new(config.memory),
+        };
+        let ram = ram.map_err(|_| no_memory.clone())?;
         let mut space = Stage2::new(B::STAGE2, B::largest_page()).map_err(|_| no_memory.clone())?;
         ram.map(&mut space).map_err(|_| no_memory)?;
         let (bus, lines) = pci.bus(&config)?;

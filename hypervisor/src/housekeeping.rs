@@ -191,8 +191,10 @@ fn sleep(machine: &Machine, pump: &Pump) {
     }
     if waits || sending {
         apic::start_timer(TIMER_VECTOR, (machine.rates.lapic_hz / 1000) as u32);
-    } else if crate::interrupt::route::remaps() {
-        // Nobody interrupts for a fault of the IOMMU.
+    } else if crate::interrupt::route::remaps()
+        || vm::all().iter().any(|vm| vm.devices.resets_pci())
+    {
+        // Nobody interrupts for a fault of the IOMMU, or for a function that is through with its reset.
         apic::start_timer(TIMER_VECTOR, (machine.rates.lapic_hz / 100) as u32);
     }
     cpu::halt_until_interrupt();

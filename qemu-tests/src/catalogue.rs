@@ -76,6 +76,8 @@ pub enum Fault {
     TooMuchMemory,
     /// The VM names a core that is not there.
     NoSuchCore,
+    /// The VM owns this function, and nothing confines it.
+    Unconfined(&'static str),
     /// Two VMs own one of these functions each.
     TwoOwners([&'static str; 2]),
 }
@@ -310,6 +312,12 @@ const fn linux(clocks: &'static str) -> Boot {
 pub const BOOTS: &[Boot] = &[
     Boot { beds: Beds::AllBut(Bed::Qemu), ..linux("clocksource=tsc clockevent=lapic-deadline") },
     only(Bed::Qemu, linux("clocksource=tsc clockevent=lapic,lapic")),
+    // The same functions on a machine without an IOMMU.
+    Boot {
+        pc: Pc { iommu: false, ..demo::PC },
+        shows: "A1 A3",
+        ..of_demo("linux-unprotected", Demo::Pci, 3, None)
+    },
     Boot {
         guest: Guest::Linux { vcpus: 2, kexec: true },
         expect: Expect::Passes { last: None, check: check::kexec },
@@ -466,6 +474,12 @@ pub const BOOTS: &[Boot] = &[
     refused("no-kernel", Fault::NoKernel, &["kernel", "guest.elf"]),
     refused("kernel-is-text", Fault::KernelIsText, &["kernel"]),
     refused("too-much-memory", Fault::TooMuchMemory, &["memory"]),
+    Boot {
+        pc: Pc { iommu: false, devices: EDU, ..Pc::PLAIN },
+        beds: Beds::Only(Bed::Qemu),
+        shows: "S9 S10",
+        ..refused("no-iommu", Fault::Unconfined(check::EDU), &[check::EDU, "no IOMMU", "VT-d"])
+    },
     refused("no-such-core", Fault::NoSuchCore, &["cpus", "core 5"]),
     neighbours(
         &[Device::Bridged],

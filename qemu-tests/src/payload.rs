@@ -104,6 +104,7 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
                 memory: 256 << 20,
                 kernel: VMLINUZ.into(),
                 initrd: Some(INITRAMFS.into()),
+                dma: if boot.pc.iommu { Dma::Remapped } else { Dma::IdentityUnprotected },
                 ..test_vm("rt", 1..=2, cmdline)
             };
             vms = demo.config(bed, vm)?.vms;
@@ -113,6 +114,9 @@ pub fn entry(boot: &Boot, bed: Bed, files: &Files, filter: &str) -> Result<Entry
             match fault {
                 Fault::TooMuchMemory => vm.memory = 64 << 30,
                 Fault::NoSuchCore => vm.cpus = vec![5],
+                Fault::Unconfined(function) => {
+                    vm.devices.push(function.parse().map_err(anyhow::Error::msg)?);
+                }
                 Fault::TwoOwners([own, other]) => {
                     let parse = |name: &str| name.parse().map_err(anyhow::Error::msg);
                     vm.devices.push(parse(own)?);

@@ -215,6 +215,11 @@ impl Devices {
         under_way
     }
 
+    /// Whether a function is being reset.
+    pub fn resets_pci(&self) -> bool {
+        self.pci_resets.load(Ordering::Acquire)
+    }
+
     /// Something that may begin a reset. Nobody waits for its end under the lock.
     fn write_pci<T>(&self, write: impl FnOnce(&mut Bus) -> T) -> T {
         let mut bus = self.pci.lock();

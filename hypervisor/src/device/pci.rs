@@ -25,8 +25,10 @@ pub mod messages;
 pub mod msi;
 pub mod msix;
 pub mod remapped;
+pub mod senders;
 #[cfg(test)]
 mod tests;
+pub mod unprotected;
 
 pub use action::{Action, Actions, Backing, MsiRoute, Presence, Report, RouteError};
 pub use bars::{PlaceError, Region};

@@ -35,7 +35,7 @@ pub fn with_iommu<T>(act: impl FnOnce(&mut Iommu) -> T) -> Option<T> {
 }
 
 /// The physical APIC id of a core that a guest's interrupt goes to.
-pub(super) fn guest_core(core: usize) -> PhysicalApicId {
+pub fn guest_core(core: usize) -> PhysicalApicId {
     if cfg!(debug_assertions) {
         audit::pin_route(core, PinPurpose::Guest);
     }

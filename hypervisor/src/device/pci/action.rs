@@ -109,6 +109,8 @@ pub enum RouteError {
     NoSuch,
     /// Nobody remaps here.
     NoIommu,
+    /// Without an IOMMU a message reaches APIC ids below 255.
+    FarCore,
     /// What the IOMMU says.
     Iommu(iommu::Error),
 }
@@ -124,6 +126,9 @@ impl fmt::Display for RouteError {
         match self {
             Self::NoSuch => f.write_str("the function or the VM has no such thing"),
             Self::NoIommu => f.write_str("this machine has no IOMMU"),
+            Self::FarCore => f.write_str(
+                "without an IOMMU it does not reach a core whose APIC id is 255 or more",
+            ),
             Self::Iommu(why) => why.fmt(f),
         }
     }

@@ -2,15 +2,16 @@
 //!
 //! Called under the VM's PCI lock; takes the IOMMU's in [`crate::interrupt::route`]. Each message of the function has a
 //! remapping entry from its first route on; the function's own registers hold that entry's message and never the guest's.
+//! Without an IOMMU they hold what [`super::unprotected`] makes of it.
 
-use super::remapped::Remapped;
+use super::senders::Senders;
 use super::{Backing, Block, MsiRoute, Presence, RouteError, Source};
 use crate::rate_limit;
 use alloc::vec::Vec;
-use arch::iommu::RemapIndex;
 use arch::pci::reset::{Progress, Reset, Way};
 use arch::pci::{Function, Hardware, Registers, Width};
 use arch_defs::iommu::RequesterId;
+use arch_defs::iommu::vtd::interrupt::MsiMessage;
 use arch_defs::pci::msix::Entry;
 use arch_defs::pci::{Bar, Bdf, ConfigSpace, Msix, msi, msix};
 use core::fmt;
@@ -26,7 +27,7 @@ pub struct Assigned {
     bars: Vec<(u8, Registers)>,
     msi: Option<(u16, msi::Control)>,
     msix: Option<Msix>,
-    remapped: Remapped,
+    senders: Senders,
     /// It did not come back from a reset: nobody speaks to it any more.
     dead: bool,
 }
@@ -46,9 +47,6 @@ impl Assigned {
         cores: Vec<usize>,
     ) -> Self {
         let map = |bar: &Bar| (bar.index, Registers::map(bar.address, bar.size));
-        let messages = description.msi.map_or(0, |(_, control)| control.messages());
-        let entries = description.msix.as_ref().map_or(0, |msix| msix.entries);
-        let remapped = Remapped::new(requester(description.name), cores, messages, entries);
         Self {
             name: description.name,
             hardware,
@@ -56,7 +54,7 @@ impl Assigned {
             bars: description.bars.iter().map(map).collect(),
             msi: description.msi.map(|(capability, control)| (capability.offset.into(), control)),
             msix: description.msix,
-            remapped,
+            senders: Senders::of(description, cores),
             dead: false,
         }
     }
@@ -78,17 +76,7 @@ impl Assigned {
         Some((self.bar(msix.table.bar)?, msix.table_span().start))
     }
 
-    /// The first remapping entry of a source; a new one's message is put where the function takes it from.
-    fn remapping(&mut self, source: Source) -> Result<RemapIndex, RouteError> {
-        let (index, new) = self.remapped.get_or_allocate(source)?;
-        if new {
-            self.write_message(source, index);
-        }
-        Ok(index)
-    }
-
-    fn write_message(&self, source: Source, index: RemapIndex) {
-        let message = index.msi_message(0);
+    fn write_message(&self, source: Source, message: MsiMessage) {
         let (low, high) = (message.address & 0xFFFF_FFFF, message.address >> 32);
         match source {
             Source::Msix(entry) => {
@@ -125,8 +113,8 @@ impl Assigned {
                 Source::Msix(entry) => self.mask(entry, true),
                 Source::Msi => self.msi_mask(0),
             }
-            if let Some(index) = self.remapped.get(source) {
-                self.write_message(source, index);
+            if let Some(message) = self.senders.message(source) {
+                self.write_message(source, message);
             }
         }
     }
@@ -140,24 +128,35 @@ impl Assigned {
 
 impl Backing for Assigned {
     fn route(&mut self, wanted: MsiRoute) -> Result<(), RouteError> {
-        let index = self.remapping(Source::Msix(wanted.entry))?;
-        self.remapped.route(index, wanted)
+        let source = Source::Msix(wanted.entry);
+        if let Some(message) = self.senders.prepare(source)? {
+            self.write_message(source, message);
+        }
+        if let Some(message) = self.senders.route(wanted)? {
+            self.write_message(source, message);
+        }
+        Ok(())
     }
 
     fn route_msi(&mut self, block: Block) -> Result<(), RouteError> {
-        let first = self.remapping(Source::Msi)?;
-        self.remapped.route_msi(first, block)
+        if let Some(message) = self.senders.prepare(Source::Msi)? {
+            self.write_message(Source::Msi, message);
+        }
+        if let Some(message) = self.senders.route_msi(block)? {
+            self.write_message(Source::Msi, message);
+        }
+        Ok(())
     }
 
     fn block(&mut self, source: Source) {
-        if let Err(why) = self.remapped.block(source) {
+        if let Err(why) = self.senders.block(source) {
             self.complain("a message cannot be blocked", why);
         }
     }
 
     fn mask(&mut self, entry: u16, masked: bool) {
         // A message without a remapping entry would be a write to address 0.
-        let masked = masked || self.remapped.get(Source::Msix(entry)).is_none();
+        let masked = masked || self.senders.message(Source::Msix(entry)).is_none();
         if let Some((table, start)) = self.table() {
             let at = start + u64::from(entry) * Entry::SIZE + VECTOR_CONTROL;
             table.write(at, Width::Dword, if masked { Entry::MASKED.into() } else { 0 });
@@ -177,7 +176,7 @@ impl Backing for Assigned {
     fn msi_control(&mut self, enable: bool, order: u8) {
         if let Some((at, _)) = self.msi {
             // As above.
-            let enable = enable && self.remapped.get(Source::Msi).is_some();
+            let enable = enable && self.senders.message(Source::Msi).is_some();
             let function = self.function();
             let control = msi::Control::from_bits(function.read_u16(at + msi::CONTROL));
             let control = control.with_enabled(order).with_enable(enable);
@@ -223,10 +222,11 @@ impl Backing for Assigned {
         if self.presence() == Presence::Ready {
             // First of all nothing may come from it any more.
             self.function().set_bus_master(false);
+            self.function().set_intx(false);
             self.msi_control(false, 0);
             self.msix_control(false, false);
         }
-        if let Err(why) = self.remapped.block_all() {
+        if let Err(why) = self.senders.block_all() {
             self.complain("its messages cannot be blocked", why);
         }
         self.reset.begin(self.function());

@@ -66,7 +66,8 @@ impl Remapped {
     ///
     /// # Errors
     /// What the IOMMU says.
-    pub fn route(&self, index: RemapIndex, to: MsiRoute) -> Result<(), RouteError> {
+    pub fn route(&self, to: MsiRoute) -> Result<(), RouteError> {
+        let index = self.get(Source::Msix(to.entry)).ok_or(RouteError::NoSuch)?;
         Ok(route::to_guest([(index, Some(to.vector))], self.core(to.vcpu)?)?)
     }
 
@@ -74,7 +75,8 @@ impl Remapped {
     ///
     /// # Errors
     /// What the IOMMU says.
-    pub fn route_msi(&self, first: RemapIndex, block: Block) -> Result<(), RouteError> {
+    pub fn route_msi(&self, block: Block) -> Result<(), RouteError> {
+        let first = self.msi.ok_or(RouteError::NoSuch)?;
         let all = (0..self.messages).map(|message| (first.nth(message), block.vector(message)));
         Ok(route::to_guest(all, self.core(block.vcpu)?)?)
     }
