@@ -9,24 +9,24 @@ pub mod isolation;
 pub mod places;
 
 mod lines;
+mod reach;
+
+pub use reach::{confine, connect, disconnect};
 
 use crate::device::pci::assigned::{Assigned, requester};
 use crate::device::pci::{Bus, Description, Slot};
 use crate::interrupt::line::Lines;
 use crate::interrupt::route;
-use crate::memory::GuestRam;
-use crate::vm::Vm;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use arch::acpi::Platform;
-use arch::iommu::{Error, Iommu};
+use arch::iommu::Iommu;
 use arch::pci::acs::{self, Peer};
 use arch::pci::reset::{self, Way};
 use arch::pci::{Function, Hardware, Topology, VirtualFunction, bars, sriov};
-use arch::stage2::{Format, Stage2};
 use arch_defs::pci::{Bar, Bdf};
 use core::ops::Range;
 use guest_loader::config::{DeviceConfig, Dma, PciDevice, VmConfig};
@@ -362,63 +362,4 @@ impl Pci {
         function.enable_memory();
         Ok(Opened { description, way })
     }
-}
-
-/// Maps the memory of a VM's functions into its second stage. Returns the address space that the functions get at each
-/// start ([`connect`]): the VM's RAM.
-///
-/// # Errors
-/// No memory for tables.
-pub fn confine(bus: &Bus, ram: &GuestRam, space: &mut Stage2) -> Result<Option<Stage2>, String> {
-    for region in
-        bus.functions().flat_map(|function| function.regions()).filter(|region| region.mapped)
-    {
-        space
-            .map_device(region.gpa, region.host)
-            .map_err(|_| "no memory for page tables".to_string())?;
-    }
-    let largest = route::with_iommu(|iommu| iommu.largest_page());
-    let Some(largest) = largest.filter(|_| bus.functions().next().is_some()) else {
-        return Ok(None);
-    };
-    let mut dma =
-        Stage2::new(Format::Vtd, largest).map_err(|_| "no memory for page tables".to_string())?;
-    ram.map(&mut dma).map_err(|_| "no memory for page tables".to_string())?;
-    Ok(Some(dma))
-}
-
-/// Lets a VM's functions, which are at rest, reach its RAM.
-///
-/// # Errors
-/// What the IOMMU cannot do; no function reaches it then.
-pub fn connect(vm: &Vm) -> Result<(), String> {
-    let Some(dma) = &vm.dma else { return Ok(()) };
-    // One address space per VM, and domain 0 is nobody's.
-    let domain = vm.index as u16 + 1;
-    for name in vm.devices.pci_names() {
-        let attached = route::with_iommu(|iommu| iommu.attach(requester(name), dma, domain));
-        if let Some(Err(why)) = attached {
-            disconnect(vm)?;
-            return Err(format!("PCI {name}: {why}"));
-        }
-    }
-    Ok(())
-}
-
-/// Takes a VM's functions out of its address space. On return their last accesses are done.
-///
-/// # Errors
-/// What the IOMMU did not do: a function may still reach the memory.
-pub fn disconnect(vm: &Vm) -> Result<(), String> {
-    let mut result = Ok(());
-    for name in vm.devices.pci_names() {
-        // All of them, also if one fails.
-        match route::with_iommu(|iommu| iommu.detach(requester(name))) {
-            None | Some(Ok(()) | Err(Error::NotAttached(_))) => {}
-            Some(Err(why)) => {
-                result = Err(format!("PCI {name} may still reach its memory: {why}"));
-            }
-        }
-    }
-    result
 }
