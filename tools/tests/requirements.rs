@@ -26,7 +26,7 @@ fn names_in(folder: &Path, names: &mut BTreeSet<String>) {
         if path.is_dir() {
             names_in(&path, names);
         } else if path.extension().is_some_and(|e| e == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
+            let text = fs::read_to_string(&path).unwrap_or_default();
             let name = |rest: &str| {
                 let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
                 rest.get(..end).map(String::from)

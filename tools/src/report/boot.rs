@@ -87,6 +87,8 @@ impl Boot {
                 boot.beeline(rest, vm);
             } else if line.starts_with("PF ") && line.contains(" FAILED ") {
                 boot.problems.push(format!("the owner of the physical functions said: {line}"));
+            } else if line.contains("Kernel panic - not syncing:") {
+                boot.problems.push(format!("the guest's kernel said: {line}"));
             }
         }
         boot
@@ -284,9 +286,10 @@ BEELINE done\n";
             "BEELINE vm-stop vm=a reason=refused",
             "PF igb ready vfs=2",
             "PF 10c9:8086 FAILED no link",
+            "[    0.032000] Kernel panic - not syncing: timer doesn't work through IO-APIC",
         ];
         let boot = Boot::read(lines, "rt");
-        assert_eq!(boot.problems.len(), 3);
+        assert_eq!(boot.problems.len(), 4);
         assert!(!boot.done);
     }
 }

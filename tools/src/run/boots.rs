@@ -83,6 +83,9 @@ pub fn machine(workspace: &Workspace, plan: &Plan, job: &Job) -> Result<Machine>
     })
 }
 
+/// The last line of a Linux that panics.
+const PANIC_END: &str = "---[ end Kernel panic";
+
 fn one(workspace: &Workspace, plan: &Plan, job: &Job) -> Result<Boot> {
     let machine = machine(workspace, plan, job)?;
     let name = match plan.jobs.len() {
@@ -99,6 +102,8 @@ fn one(workspace: &Workspace, plan: &Plan, job: &Job) -> Result<Boot> {
         }
         match LAST.iter().any(|last| line.starts_with(last)) {
             true => session::Then::ShouldEnd,
+            // A Linux that panicked stands still for ever.
+            false if line.contains(PANIC_END) => session::Then::Stop,
             false if plan.last_line.as_ref().is_some_and(|last| line.starts_with(last)) => {
                 session::Then::Stop
             }
