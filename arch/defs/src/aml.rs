@@ -33,10 +33,12 @@ use alloc::vec::Vec;
 use core::fmt;
 use value::Object;
 
-/// Terms that one evaluation may execute, all tables and methods together.
+/// Terms that one evaluation may execute, all tables and methods together. Copies count as well, by their size.
 const FUEL: u32 = 2_000_000;
 /// Terms inside terms, calls inside calls.
 const DEPTH: u32 = 40;
+/// Segments of a path.
+const LONGEST: usize = 40;
 /// Elements or bytes of one object.
 const LARGEST: usize = 1 << 16;
 

@@ -53,8 +53,9 @@ impl Aml<'_> {
             0x13 => self.package(frame, true),
             0x5B => self.extended_expression(frame),
             0x60..=0x6E => {
-                let own = frame.own.get(usize::from(op - 0x60)).cloned();
-                Ok(own.unwrap_or(Value::None))
+                let own = frame.own.get(usize::from(op - 0x60)).cloned().unwrap_or(Value::None);
+                self.spend(frame, own.cost())?;
+                Ok(own)
             }
             // Store, CopyObject.
             0x70 | 0x9D => {
@@ -133,10 +134,12 @@ impl Aml<'_> {
         let mut text = Vec::new();
         loop {
             match self.byte(frame)? {
-                0 => return Ok(Value::String(text)),
+                0 => break,
                 byte => text.push(byte),
             }
         }
+        self.spend(frame, text.len() / 16)?;
+        Ok(Value::String(text))
     }
 
     #[inline(never)]
@@ -145,12 +148,12 @@ impl Aml<'_> {
         let size = self.integer(frame)?;
         let given =
             end.checked_sub(frame.at).ok_or_else(|| self.error(frame, "a buffer's size"))?;
+        self.spend(frame, given / 16)?;
         let mut bytes = self.bytes(frame, given)?;
         let size = usize::try_from(size).ok().filter(|&size| size <= LARGEST);
         let size = size.ok_or_else(|| self.error(frame, "a buffer that is too large"))?;
         // Memory is bounded as well: a few bytes of code can ask for much of it.
-        self.fuel = self.fuel.saturating_sub(size as u32 / 16);
-        self.burn(frame)?;
+        self.spend(frame, size / 16)?;
         if bytes.len() < size {
             bytes.resize(size, 0);
         }
@@ -168,7 +171,9 @@ impl Aml<'_> {
         while frame.at < end && elements.len() < count {
             elements.push(match self.peek(frame) {
                 Some(byte) if begins_name(byte) => {
-                    Value::Name(frame.scope.clone(), self.name(frame)?)
+                    let name = Value::Name(frame.scope.clone(), self.name(frame)?);
+                    self.spend(frame, name.cost())?;
+                    name
                 }
                 // Data alone: packages that hold locals could double with each turn of a loop.
                 Some(0x00 | 0x01 | 0x0A..=0x0E | 0x11..=0x13 | 0xFF) => self.value(frame)?,
@@ -210,11 +215,15 @@ impl Aml<'_> {
         match self.target(frame)? {
             Target::Nowhere => {}
             Target::Own(n) => {
+                self.spend(frame, value.cost())?;
                 if let Some(place) = frame.own.get_mut(n) {
                     *place = value.clone();
                 }
             }
-            Target::Named(path) => self.write_object(frame, &path, value.clone())?,
+            Target::Named(path) => {
+                self.spend(frame, value.cost())?;
+                self.write_object(frame, &path, value.clone())?;
+            }
         }
         Ok(value)
     }

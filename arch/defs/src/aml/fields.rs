@@ -11,7 +11,7 @@ const NUMBER: u64 = 64;
 /// Puts the low `len` bits of `value` into `bytes` from bit `bit` on.
 fn put_bits(bytes: &mut [u8], bit: u64, len: u64, value: u64) {
     for n in 0..len {
-        let at = bit + n;
+        let at = bit.saturating_add(n);
         if let Some(byte) = usize::try_from(at / 8).ok().and_then(|index| bytes.get_mut(index)) {
             let mask = 1 << (at % 8);
             let set = n < NUMBER && value >> n & 1 != 0;
@@ -23,7 +23,7 @@ fn put_bits(bytes: &mut [u8], bit: u64, len: u64, value: u64) {
 /// `len` bits of `bytes` from bit `bit` on.
 fn get_bits(bytes: &[u8], bit: u64, len: u64) -> u64 {
     (0..len.min(NUMBER)).fold(0, |value, n| {
-        let at = bit + n;
+        let at = bit.saturating_add(n);
         let byte = usize::try_from(at / 8).ok().and_then(|index| bytes.get(index));
         value | u64::from(byte.copied().unwrap_or(0) >> (at % 8) & 1) << n
     })
@@ -53,7 +53,10 @@ impl Aml<'_> {
     }
 
     /// The value of what a name stands for; a method is called by its own rules.
-    pub(super) fn read_object(&self, frame: &Frame, path: &Path) -> Result<Value, AmlError> {
+    pub(super) fn read_object(&mut self, frame: &Frame, path: &Path) -> Result<Value, AmlError> {
+        if let Some(Object::Value(value)) = self.objects.get(path) {
+            self.spend(frame, value.cost())?;
+        }
         match self.objects.get(path) {
             Some(Object::Value(value)) => Ok(value.clone()),
             Some(Object::Field { region, bit, len }) => {
@@ -92,8 +95,8 @@ impl Aml<'_> {
                 let count = usize::try_from(span.count).unwrap_or(0);
                 let mut bytes = self.region_bytes(frame, &span).unwrap_or(alloc::vec![0; count]);
                 put_bits(&mut bytes, bit % 8, len, number);
-                for (address, byte) in (span.first..).zip(bytes) {
-                    self.written.insert((span.space, address), byte);
+                for (n, byte) in (0..).zip(bytes) {
+                    self.written.insert((span.space, span.first.wrapping_add(n)), byte);
                 }
                 Ok(())
             }

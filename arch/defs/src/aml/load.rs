@@ -48,7 +48,7 @@ impl Aml<'_> {
         path: Option<Path>,
         object: Object,
     ) -> Result<(), AmlError> {
-        let path = path.ok_or_else(|| self.error(frame, "a name above the root"))?;
+        let path = path.ok_or_else(|| self.error(frame, "a name above the root, or too long"))?;
         self.objects.insert(path, object);
         Ok(())
     }
@@ -65,7 +65,7 @@ impl Aml<'_> {
         let name = self.name(frame)?;
         let known = if new { None } else { self.find(&frame.scope, &name) };
         let Some(path) = known.or_else(|| Self::place(&frame.scope, &name)) else {
-            return Err(self.error(frame, "a name above the root"));
+            return Err(self.error(frame, "a name above the root, or too long"));
         };
         self.bytes(frame, skip)?;
         self.objects.entry(path.clone()).or_insert(Object::Place);
@@ -208,6 +208,7 @@ impl Aml<'_> {
         self.byte(frame)?;
         let mut bit = 0_u64;
         while frame.at < end {
+            self.burn(frame)?;
             match self.byte(frame)? {
                 0 => bit += self.length(frame)?.0 as u64,
                 1 => drop(self.bytes(frame, ACCESS)?),

@@ -48,6 +48,7 @@ impl Aml<'_> {
         };
         let mut frame = Frame::new(table, start, end, path.clone());
         frame.depth = depth;
+        self.spend(&frame, arguments.iter().map(Value::cost).sum())?;
         for (place, argument) in frame.own.iter_mut().skip(8).zip(arguments) {
             *place = argument.clone();
         }
@@ -82,8 +83,13 @@ impl Aml<'_> {
     }
 
     pub(super) fn burn(&mut self, frame: &Frame) -> Result<(), AmlError> {
-        self.fuel =
-            self.fuel.checked_sub(1).ok_or_else(|| self.error(frame, "the code does not end"))?;
+        self.spend(frame, 1)
+    }
+
+    /// Work and memory that a term takes beside its own: `cost` is about a sixteenth of the bytes.
+    pub(super) fn spend(&mut self, frame: &Frame, cost: usize) -> Result<(), AmlError> {
+        let left = u32::try_from(cost).ok().and_then(|cost| self.fuel.checked_sub(cost));
+        self.fuel = left.ok_or_else(|| self.error(frame, "the code does not end"))?;
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Bytes, package lengths and names. ACPI 6.5, sections 20.2.2 and 20.2.4.
 
 use super::value::{NameString, Path, Segment, Value, little_endian};
-use super::{Aml, AmlError, HEADER};
+use super::{Aml, AmlError, HEADER, LONGEST};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -129,14 +129,15 @@ impl Aml<'_> {
         Ok(name)
     }
 
-    /// The place that a name declares or means without a search.
+    /// The place that a name declares or means without a search; `None` above the root and for too long a path.
     pub(super) fn place(scope: &Path, name: &NameString) -> Option<Path> {
         let mut path = if name.root { Path::default() } else { scope.clone() };
         for _ in 0..name.up {
             path = path.parent()?;
         }
         path.0.extend(&name.segments);
-        Some(path)
+        // Real ones have a few; each object, and each name in a package, keeps a path.
+        Some(path).filter(|path| path.0.len() <= LONGEST)
     }
 
     /// The object that a name means: one segment alone is searched upwards (section 5.3).

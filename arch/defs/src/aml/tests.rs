@@ -1,5 +1,7 @@
 //! The tables of a board like QEMU's q35 and of a plain one, a board that is asked by fields, and hostile code.
 
+mod hostile;
+
 use super::*;
 use acpi_tables::Aml as Code;
 use acpi_tables::aml::{

@@ -79,6 +79,20 @@ impl Value {
     }
 }
 
+impl Value {
+    /// What a copy costs, as [`Aml::spend`](super::Aml) counts.
+    pub fn cost(&self) -> usize {
+        /// A value's own bytes.
+        const OWN: usize = size_of::<Value>().div_ceil(16);
+        OWN + match self {
+            Self::String(bytes) | Self::Buffer(bytes) => bytes.len() / 16,
+            Self::Package(elements) => elements.iter().map(Self::cost).sum(),
+            Self::Name(scope, name) => (scope.0.len() + name.segments.len()) / 4,
+            Self::Integer(_) | Self::None => 0,
+        }
+    }
+}
+
 /// A number of up to eight bytes.
 pub fn little_endian(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
