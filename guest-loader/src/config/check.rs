@@ -143,6 +143,11 @@ fn check_cmdline(vm: &VmConfig, field: &'static str, text: &str) -> Result<(), C
 }
 
 fn check_devices(vm: &VmConfig, before: &[VmConfig]) -> Result<(), ConfigError> {
+    // First of all, since each is compared with all before it.
+    let devices = pci_devices(vm);
+    if devices > MAX_PCI_DEVICES {
+        return Err(ConfigError::TooManyPciDevices { vm: vm.name.clone(), devices });
+    }
     for (index, &device) in vm.devices.iter().enumerate() {
         if vm.devices.iter().take(index).any(|&other| other == device) {
             return Err(ConfigError::DeviceTwice { vm: vm.name.clone(), device });
@@ -154,10 +159,6 @@ fn check_devices(vm: &VmConfig, before: &[VmConfig]) -> Result<(), ConfigError> 
                 device,
             });
         }
-    }
-    let devices = pci_devices(vm);
-    if devices > MAX_PCI_DEVICES {
-        return Err(ConfigError::TooManyPciDevices { vm: vm.name.clone(), devices });
     }
     Ok(())
 }
