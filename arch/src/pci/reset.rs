@@ -120,6 +120,11 @@ impl Reset {
         Self { way, pending, bars, control, command, stage: Stage::Idle }
     }
 
+    /// Whether one is under way.
+    pub fn is_under_way(&self) -> bool {
+        self.stage != Stage::Idle
+    }
+
     /// Silences the function and begins its reset, if none is under way.
     pub fn begin<A: ConfigAccess + ?Sized>(&mut self, function: Function<'_, A>) {
         if self.stage != Stage::Idle {

@@ -172,7 +172,7 @@ pub trait Backing {
     fn msix_control(&mut self, enable: bool, function_mask: bool);
     /// [`Action::BusMaster`].
     fn bus_master(&mut self, on: bool);
-    /// [`Action::Intx`].
+    /// [`Action::Intx`]. Also right behind [`Action::Reset`]: kept until the function is back.
     fn intx(&mut self, on: bool);
     /// Whether the function asks for an interrupt by its pin, silent or not.
     fn asks_by_pin(&self) -> bool;
@@ -182,8 +182,8 @@ pub trait Backing {
     fn write(&mut self, bar: u8, offset: u64, width: Width, value: u64);
     /// [`Action::Reset`]. Silences the function at once and begins; nothing is waited for.
     fn reset(&mut self);
-    /// Takes the next step of a reset under way if it is due. Before every other call but [`Backing::reset`]; only a
-    /// function that is [`Presence::Ready`] gets them.
+    /// Takes the next step of a reset under way if it is due. Before every other call but [`Backing::reset`] and
+    /// [`Backing::intx`] behind it; only a function that is [`Presence::Ready`] gets them.
     fn presence(&mut self) -> Presence;
 }
 

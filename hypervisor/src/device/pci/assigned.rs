@@ -28,6 +28,8 @@ pub struct Assigned {
     msi: Option<(u16, msi::Control)>,
     msix: Option<Msix>,
     senders: Senders,
+    /// Its pin may speak, once it is not being reset.
+    intx: bool,
     /// It did not come back from a reset: nobody speaks to it any more.
     dead: bool,
 }
@@ -55,6 +57,7 @@ impl Assigned {
             msi: description.msi.map(|(capability, control)| (capability.offset.into(), control)),
             msix: description.msix,
             senders: Senders::of(description, cores),
+            intx: false,
             dead: false,
         }
     }
@@ -104,9 +107,12 @@ impl Assigned {
         Some(at + control.mask()? + beyond_mask)
     }
 
-    /// Gives the function what a reset took: memory decoding, and its messages, those of MSI-X masked.
+    /// Gives the function what a reset took: memory decoding, its pin, and its messages, those of MSI-X masked.
     fn put_back(&mut self) {
         self.function().enable_memory();
+        if self.intx {
+            self.function().set_intx(true);
+        }
         let entries = self.msix.as_ref().map_or(0, |msix| msix.entries);
         for source in (0..entries).map(Source::Msix).chain([Source::Msi]) {
             match source {
@@ -198,7 +204,11 @@ impl Backing for Assigned {
     }
 
     fn intx(&mut self, on: bool) {
-        self.function().set_intx(on && !self.dead);
+        self.intx = on;
+        // It comes right behind a reset as well, when nobody may speak to the function.
+        if !self.dead && !self.reset.is_under_way() {
+            self.function().set_intx(on);
+        }
     }
 
     fn asks_by_pin(&self) -> bool {
