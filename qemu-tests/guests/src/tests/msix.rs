@@ -4,6 +4,7 @@
 
 mod delivery;
 mod hostile;
+mod line;
 mod masks;
 mod msi;
 mod reset;
