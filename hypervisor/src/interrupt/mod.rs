@@ -5,6 +5,7 @@
 //! | [`post`] | the one door: a vector for a vCPU |
 //! | [`ipi`] | a guest's ICR writes, translated and sent |
 //! | [`apic_state`] | what of a guest's LAPIC is virtual: ids, LVT shadows, mode |
+//! | [`lapic_switch`] | a LAPIC taken from one vCPU of a core and given to another (nothing calls it yet) |
 //! | [`xapic`] | the register page of a guest in xAPIC mode |
 //! | [`line`] | interrupt lines of assigned functions |
 //! | [`route`] | remapping entries and pins: where devices' interrupts go |
@@ -18,6 +19,8 @@ pub mod faults;
 #[cfg(not(loom))]
 pub mod ipi;
 pub mod kick;
+#[cfg(not(loom))]
+pub mod lapic_switch;
 #[cfg(not(loom))]
 pub mod line;
 #[cfg(not(loom))]
