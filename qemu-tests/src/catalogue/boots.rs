@@ -213,6 +213,7 @@ pub const BOOTS: &[Boot] = &[
         limit: 600,
         ..owner(IGB, IGB_AT, vm("msix", 2))
     },
+    owner(IGB, IGB_AT, vm("igb-line", 2)),
     Boot {
         expect: Expect::TestsAnd(check::no_iommu_fault),
         shows: "S9",
@@ -226,6 +227,7 @@ pub const BOOTS: &[Boot] = &[
     },
     Boot { limit: 600, ..devices(EDU, bare("bare-edu", "edu", 2)) },
     devices(IGB, bare("bare-msix", "msix", 2)),
+    devices(IGB, bare("bare-igb-line", "igb-line", 2)),
     Boot { limit: 600, ..devices(XHCI, bare("bare-xhci", "xhci", 2)) },
     devices(EDU, bare("bare-edu-intx", "edu-intx", 2)),
     devices(EDU, bare("bare-hostile-edu", "hostile-edu", 2)),

@@ -1,18 +1,17 @@
-//! Its interrupt line, without messages, before and after a function-level reset (E4). 82576 data sheet, 7.3.1, 8.8.
+//! Its interrupt line, without messages, before and after a function-level reset (E4): a boot of its own, since the other
+//! tests leave MSI-X on. 82576 data sheet, 7.3.1, 8.8.
 
 use super::{CTRL, EIMC, EIMS, RESET};
 use crate::runtime::cpu::{mmio_read, mmio_write};
 use crate::runtime::irq::{self, Frame};
 use crate::runtime::pci::{self, Function};
 use crate::runtime::registry::tests;
-use crate::runtime::text::{Outcome, ensure, ensure_eq};
+use crate::runtime::text::{Outcome, ensure_eq};
 use crate::runtime::{arrivals, cpu, lapic, time};
 use crate::tests::ioapic::{self, Route};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-tests! { "msix", Machine:
-    e4_igb_line_speaks_from_the_start_and_after_a_function_reset,
-}
+tests! { "igb-line", Machine: e4_igb_line_speaks_from_the_start_and_after_a_function_reset }
 
 const ICR: u64 = 0x00C0;
 const ICS: u64 = 0x00C8;
@@ -26,8 +25,6 @@ const PINS: core::ops::Range<u32> = 16..24;
 const VECTOR: u8 = 0x75;
 
 static REGISTERS: AtomicU64 = AtomicU64::new(0);
-/// The command and status registers while it asks.
-static STATE: AtomicU64 = AtomicU64::new(0);
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 
 fn quieten(_: &mut Frame) {
@@ -60,10 +57,6 @@ fn comes(function: Function) -> Outcome<u64> {
     mmio_write(registers + EIMS, !0);
     mmio_write(registers + IMS, LINK);
     mmio_write(registers + ICS, LINK);
-    STATE.store(
-        u64::from(function.read(pci::COMMAND)) << 32 | u64::from(mmio_read(registers + IMS)),
-        Ordering::Relaxed,
-    );
     time::wait(time::UNITS, || {
         cpu::take_pending();
         TAKEN.load(Ordering::SeqCst) > 0
@@ -82,11 +75,6 @@ fn e4_igb_line_speaks_from_the_start_and_after_a_function_reset() -> Outcome {
     let toggled = comes(function)?;
     super::reset::plain(function)?;
     let again = comes(function)?;
-    ensure!(
-        toggled > 0,
-        "the line is silent: first {first}, toggled {toggled}, after reset {again}, cmd/ims {:#x}",
-        STATE.load(Ordering::Relaxed)
-    );
     ensure_eq!((first, toggled, again), (1, 1, 1), "interrupts: first, toggled, after a reset");
     Ok(())
 }
