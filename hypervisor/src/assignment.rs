@@ -1,6 +1,7 @@
 //! Handing the machine's PCI functions to VMs, at boot: what the configuration names is found, virtual functions are
 //! switched on, each function becomes a slot of its VM's bus, and the IOMMU lets it reach that VM's memory and no other.
-//! Every function that no VM owns stays blocked (requirement S9).
+//! Every function that no VM owns stays blocked (requirement S9). Without an IOMMU functions are refused, unless the
+//! configuration trusts the VM with the whole machine.
 //!
 //! Called by `boot`, before any guest runs, and by `vm::life`: a function reaches its VM's memory from its start until it
 //! has come to rest after its stop. Locks: the IOMMU's, the VM's PCI lock.
@@ -65,7 +66,7 @@ pub fn start(platform: &Platform, ram: &[Range<u64>], tsc_hz: u64) -> Result<Pci
     let topology = Topology::read(hardware);
     let unconfined = start_iommu(platform, &topology).err();
     if let Some(why) = &unconfined {
-        log::info!("devices cannot be assigned: {why}");
+        log::info!("devices cannot be confined: {why}");
     }
     // Without an IOMMU there is nobody to send requests on to.
     let peers = match unconfined {
