@@ -41,40 +41,45 @@ fn sum(counts: &[[u64; VECTORS.len()]; CPUS]) -> u64 {
     counts.iter().flatten().sum()
 }
 
-/// Fires without a pause on one CPU, each interrupt when the one before has arrived, and calls `program` on this one `changes`
-/// times; `program(n)` makes the interrupt go to `route(n)`. No interrupt may be lost, come twice or go to a route that did not
-/// stand at any time between its firing and its arrival. Returns how many were fired.
-pub fn while_firing(
+/// How many changes of the route were made, as far as the CPU that fires can know.
+pub struct Changes {
+    begun: AtomicUsize,
+    done: AtomicUsize,
+}
+
+impl Changes {
+    /// Those that are done: what is fired from now on goes by a later route, or by this one.
+    pub fn done(&self) -> usize {
+        self.done.load(SeqCst)
+    }
+
+    /// Those that have begun: what has arrived went by an earlier route, or by this one.
+    pub fn begun(&self) -> usize {
+        self.begun.load(SeqCst)
+    }
+}
+
+/// Lets CPU 1 fire one interrupt after the other, and calls `program` on this one `changes` times. `one(n, changes)` fires
+/// number `n`, waits for it and judges it. No other interrupt may come meanwhile. Returns how many were fired.
+pub fn race(
     changes: usize,
-    fire: impl Fn() + Sync,
+    one: impl Fn(u64, &Changes) -> Outcome + Sync,
     program: impl Fn(usize),
 ) -> Outcome<u64> {
     smp::others()?;
-    let (begun, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let made = Changes { begun: AtomicUsize::new(0), done: AtomicUsize::new(0) };
     let (stop, fired) = (AtomicBool::new(false), AtomicU64::new(0));
-    let first = taken();
     let firer = || {
         let before: u64 = arrivals::traps().iter().sum();
         cpu::sti();
         while !stop.load(SeqCst) {
-            let from = done.load(SeqCst);
-            let had = counts();
-            fire();
-            let came = time::wait(time::LONG, || taken() > sum(&had));
-            ensure!(came, "interrupt {} was lost at change {from}", fired.load(SeqCst));
-            let to = begun.load(SeqCst);
-            let has = counts();
-            ensure_eq!(sum(&has) - sum(&had), 1, "arrivals of one interrupt at change {from}");
-            let taken = routes()
-                .zip(has.iter().flatten().zip(had.iter().flatten()))
-                .find_map(|(route, (now, before))| (now > before).then_some(route));
-            let stood = (from..=to).any(|change| Some(route(change)) == taken);
-            ensure!(stood, "{taken:?} is none of the routes of changes {from} to {to}");
+            one(fired.load(SeqCst), &made)?;
             fired.fetch_add(1, SeqCst);
         }
         arrivals::settle();
         cpu::cli();
         let traps: u64 = arrivals::traps().iter().sum();
+        // So none came twice, or by another way.
         ensure_eq!(traps - before, fired.load(SeqCst), "traps of all CPUs");
         Ok(())
     };
@@ -89,9 +94,9 @@ pub fn while_firing(
             break;
         }
         time::delay(change as u64 % 61);
-        begun.store(change, SeqCst);
+        made.begun.store(change, SeqCst);
         program(change);
-        done.store(change, SeqCst);
+        made.done.store(change, SeqCst);
     }
     stop.store(true, SeqCst);
     let outcome = running.wait(3 * time::LONG);
@@ -99,14 +104,42 @@ pub fn while_firing(
     if let Err(why) = outcome {
         // Where it may hang: an interrupt that waits, or one in service that keeps others waiting.
         let (waits, serves) = (lapic::highest(lapic::IRR), lapic::highest(lapic::ISR));
-        let all = taken() - first;
-        fail!(
-            "{why}; cpu 0 has {waits:x?} requested, {serves:x?} in service; {all} came by all routes"
-        );
+        fail!("{why}; cpu 0 has {waits:x?} requested, {serves:x?} in service");
     }
-    ensure_eq!(done.load(SeqCst), changes, "changes made");
+    ensure_eq!(made.done(), changes, "changes made");
     let fired = fired.load(SeqCst);
-    ensure_eq!(taken() - first, fired, "arrivals by all routes");
     ensure!(fired >= 2 * changes as u64, "only {fired} interrupts for {changes} changes");
+    Ok(fired)
+}
+
+/// Fires without a pause on one CPU, each interrupt when the one before has arrived, and calls `program` on this one `changes`
+/// times; `program(n)` makes the interrupt go to `route(n)`. No interrupt may be lost, come twice or go to a route that did not
+/// stand at any time between its firing and its arrival. Returns how many were fired.
+pub fn while_firing(
+    changes: usize,
+    fire: impl Fn() + Sync,
+    program: impl Fn(usize),
+) -> Outcome<u64> {
+    let first = taken();
+    let one = |n: u64, made: &Changes| {
+        let (from, had) = (made.done(), counts());
+        fire();
+        let came = time::wait(time::LONG, || taken() > sum(&had));
+        ensure!(
+            came,
+            "interrupt {n} was lost at change {from}; {} came by all routes",
+            taken() - first
+        );
+        let (to, has) = (made.begun(), counts());
+        ensure_eq!(sum(&has) - sum(&had), 1, "arrivals of one interrupt at change {from}");
+        let taken = routes()
+            .zip(has.iter().flatten().zip(had.iter().flatten()))
+            .find_map(|(route, (now, before))| (now > before).then_some(route));
+        let stood = (from..=to).any(|change| Some(route(change)) == taken);
+        ensure!(stood, "{taken:?} is none of the routes of changes {from} to {to}");
+        Ok(())
+    };
+    let fired = race(changes, one, program)?;
+    ensure_eq!(taken() - first, fired, "arrivals by all routes");
     Ok(fired)
 }

@@ -3,9 +3,9 @@
 use super::{MESSAGES, ORDER, Xhci};
 use crate::runtime::pci::Message;
 use crate::runtime::registry::{detail, tests};
-use crate::runtime::text::{Outcome, ensure, ensure_eq};
-use crate::runtime::{arrivals, cpu, irq, smp, time};
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use crate::runtime::text::{Outcome, ensure};
+use crate::runtime::{irq, time};
+use crate::tests::retarget::{Changes, race};
 
 tests! { "xhci", Machine:
     b2_xhci_block_moved_1000_times_while_firing,
@@ -35,55 +35,21 @@ fn while_firing(
     stands: impl Fn(usize) -> (usize, u8) + Sync,
     program: impl Fn(usize),
 ) -> Outcome<u64> {
-    smp::others()?;
-    let (begun, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let (stop, fired) = (AtomicBool::new(false), AtomicU64::new(0));
-    let firer = || {
-        let before: u64 = arrivals::traps().iter().sum();
-        cpu::sti();
-        while !stop.load(SeqCst) {
-            let n = fired.load(SeqCst);
-            let (number, from) = (message(n), done.load(SeqCst));
-            let had = taken_by(number);
-            xhci.raise(number);
-            let came = time::wait(time::LONG, || taken_by(number) != had);
-            ensure!(came, "interrupt {n}, message {number}, was lost at change {from}");
-            let (to, has) = (begun.load(SeqCst), taken_by(number));
-            let stood = (from..=to).map(&stands).any(|(cpu, base)| {
-                let at = BASES.iter().position(|b| *b == base).unwrap_or(0);
-                has[cpu][at] == had[cpu][at] + 1
-            });
-            ensure!(stood, "message {number} came where no change of {from} to {to} wants it");
-            fired.store(n + 1, SeqCst);
-        }
-        arrivals::settle();
-        cpu::cli();
-        // So none came twice, or as another's message.
-        let traps = arrivals::traps().iter().sum::<u64>() - before;
-        ensure_eq!(traps, fired.load(SeqCst), "traps of all CPUs");
+    let one = |n: u64, made: &Changes| {
+        let (number, from) = (message(n), made.done());
+        let had = taken_by(number);
+        xhci.raise(number);
+        let came = time::wait(time::LONG, || taken_by(number) != had);
+        ensure!(came, "interrupt {n}, message {number}, was lost at change {from}");
+        let (to, has) = (made.begun(), taken_by(number));
+        let stood = (from..=to).map(&stands).any(|(cpu, base)| {
+            let at = BASES.iter().position(|b| *b == base).unwrap_or(0);
+            has[cpu][at] == had[cpu][at] + 1
+        });
+        ensure!(stood, "message {number} came where no change of {from} to {to} wants it");
         Ok(())
     };
-    program(0);
-    let running = smp::spawn(1, &firer)?;
-    cpu::sti();
-    for change in 1..=CHANGES {
-        // At least one goes by each, and changes fall into any moment of a delivery.
-        let enough = fired.load(SeqCst) + 2;
-        let went_on = time::wait(time::LONG, || fired.load(SeqCst) >= enough || running.is_done());
-        if !went_on || running.is_done() {
-            break;
-        }
-        time::delay(change as u64 % 61);
-        begun.store(change, SeqCst);
-        program(change);
-        done.store(change, SeqCst);
-    }
-    stop.store(true, SeqCst);
-    let outcome = running.wait(3 * time::LONG);
-    cpu::cli();
-    outcome?;
-    ensure_eq!(done.load(SeqCst), CHANGES, "changes made");
-    Ok(fired.load(SeqCst))
+    race(CHANGES, one, program)
 }
 
 fn b2_xhci_block_moved_1000_times_while_firing() -> Outcome {
